@@ -1,0 +1,39 @@
+# Finds libtorch inside an installed torch wheel and defines the target fpsa::torch.
+#
+# The wheel's own package file is not used: with a CUDA build of torch it demands a CUDA toolkit, which the
+# engine does not need. The three libraries that both builds have are linked by hand instead.
+#
+# FPSA_TORCH_DIR names the torch package folder (the one with include/ and lib/). When it is empty, the
+# project's own .venv is asked, then python3.
+set(FPSA_TORCH_DIR "" CACHE PATH "Folder of the torch package (holds include/ and lib/)")
+
+if(NOT FPSA_TORCH_DIR)
+  foreach(python ${CMAKE_SOURCE_DIR}/.venv/bin/python python3)
+    execute_process(
+      COMMAND ${python} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+      OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE status)
+    if(status EQUAL 0 AND EXISTS ${found}/lib/libtorch_cpu.so)
+      set(FPSA_TORCH_DIR ${found} CACHE PATH "Folder of the torch package" FORCE)
+      break()
+    endif()
+  endforeach()
+endif()
+if(NOT EXISTS "${FPSA_TORCH_DIR}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "libtorch not found (FPSA_TORCH_DIR='${FPSA_TORCH_DIR}'). Run scripts/bootstrap.sh, which "
+    "installs torch into .venv, or pass -DFPSA_TORCH_DIR=<site-packages>/torch, or build without torch: "
+    "cmake --preset core")
+endif()
+message(STATUS "libtorch: ${FPSA_TORCH_DIR}")
+
+find_package(Threads REQUIRED)
+add_library(fpsa_torch_headers INTERFACE)
+add_library(fpsa::torch ALIAS fpsa_torch_headers)
+target_include_directories(fpsa_torch_headers SYSTEM INTERFACE
+  ${FPSA_TORCH_DIR}/include ${FPSA_TORCH_DIR}/include/torch/csrc/api/include)
+target_link_libraries(fpsa_torch_headers INTERFACE
+  ${FPSA_TORCH_DIR}/lib/libtorch.so ${FPSA_TORCH_DIR}/lib/libtorch_cpu.so ${FPSA_TORCH_DIR}/lib/libc10.so
+  Threads::Threads)
+# libtorch_cpu is built with the new string ABI since 2.6, which is g++'s default: no definition is needed.
+list(APPEND CMAKE_BUILD_RPATH ${FPSA_TORCH_DIR}/lib)
+# cmake --install strips the build RUNPATH; installed binaries look beside themselves, then in the wheel.
+list(APPEND CMAKE_INSTALL_RPATH "$ORIGIN/../lib" ${FPSA_TORCH_DIR}/lib)

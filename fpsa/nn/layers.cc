@@ -1,0 +1,48 @@
+#include "fpsa/nn/layers.h"
+
+#include <cmath>
+
+namespace fpsa::nn {
+namespace {
+
+at::Tensor as(const at::Tensor& weight, const at::Tensor& x) {
+  return weight.defined() ? weight.to(x.scalar_type()) : weight;
+}
+
+}  // namespace
+
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool keep_f32)
+    : Linear(scope, in, out, has_bias, keep_f32, Init::uniform(1.0 / std::sqrt(static_cast<double>(in)))) {}
+
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool keep_f32, Init init) {
+  weight = scope.param("weight", {out, in}, init, keep_f32);
+  if (has_bias) bias = scope.param("bias", {out}, Init::zeros(), keep_f32);
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, as(weight, x), as(bias, x)); }
+
+RmsNorm::RmsNorm(const Scope& scope, int64_t dim, double eps_in, bool keep_f32) : eps(eps_in) {
+  weight = scope.param("weight", {dim}, Init::ones(), keep_f32);
+}
+
+at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
+  at::Tensor f = x.to(at::kFloat);
+  at::Tensor normed = f * at::rsqrt(f.square().mean(-1, /*keepdim=*/true) + eps);
+  return (normed * weight.to(at::kFloat)).to(x.scalar_type());
+}
+
+LayerNorm::LayerNorm(const Scope& scope, int64_t dim_in, double eps_in, bool affine, bool keep_f32)
+    : dim(dim_in), eps(eps_in) {
+  if (affine) {
+    weight = scope.param("weight", {dim}, Init::ones(), keep_f32);
+    bias = scope.param("bias", {dim}, Init::zeros(), keep_f32);
+  }
+}
+
+at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
+  at::Tensor w = weight.defined() ? weight.to(at::kFloat) : weight;
+  at::Tensor b = bias.defined() ? bias.to(at::kFloat) : bias;
+  return at::layer_norm(x.to(at::kFloat), {dim}, w, b, eps).to(x.scalar_type());
+}
+
+}  // namespace fpsa::nn
