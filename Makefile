@@ -1,0 +1,36 @@
+# The two commands of this project: `make demo` and `make test`. CMake does the work (CMakePresets.json).
+BUILD := build/release
+JOBS ?= $(shell nproc)
+
+.PHONY: demo test test-slow build format install clean
+
+build:
+	scripts/bootstrap.sh
+	cmake --preset release -DFPSA_TESTS=OFF
+	cmake --build $(BUILD) --target fpsa -j $(JOBS)
+
+## A prompt becomes a video, dense and with FPSAttention: out/demo.mp4, out/demo.png, a table.
+demo: build
+	scripts/demo.sh
+
+## Builds and runs every test but the slow ones.
+test:
+	scripts/bootstrap.sh --tests
+	cmake --preset release -DFPSA_TESTS=ON
+	cmake --build $(BUILD) -j $(JOBS)
+	ctest --test-dir $(BUILD) --output-on-failure -LE slow
+	.venv/bin/python -m pytest tests -q -m "not slow"
+
+## The real-size checks (Wan2.1-1.3B shapes with random weights): about 15 minutes, 10 GB of disk.
+test-slow: test
+	ctest --test-dir $(BUILD) --output-on-failure -L slow --no-tests=ignore
+	.venv/bin/python -m pytest tests -q -s -m slow
+
+format:
+	git ls-files '*.cc' '*.h' | xargs clang-format -i
+
+install: build
+	cmake --install $(BUILD) --prefix $(or $(PREFIX),$(CURDIR)/install)
+
+clean:
+	rm -rf build out
