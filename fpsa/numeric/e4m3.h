@@ -1,8 +1,8 @@
 // E4M3 (the finite "fn" variant): 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity, largest value 448,
 // NaN at 0x7f and 0xff, smallest subnormal 2^-9.
 //
-// The scalar forms are branch-free integer code that a compiler turns into vector code; the array forms are
-// the same code in a loop. They are the specification that ISA-specific kernels are tested against.
+// The scalar forms are branch-free integer code that a compiler turns into vector code; the array forms give
+// the same results. They are the specification that ISA-specific kernels are tested against.
 #pragma once
 
 #include <bit>
@@ -37,7 +37,7 @@ inline uint8_t e4m3_from_f32(float x) {
 }
 
 /// Returns the value of a code, exactly. The NaN codes give a quiet NaN of their sign.
-inline float f32_from_e4m3(uint8_t code) {
+constexpr float f32_from_e4m3(uint8_t code) {
   const int32_t abs = code & 0x7f;
   const int32_t normal = (abs << 20) + (120 << 23);
   const int32_t subnormal = std::bit_cast<int32_t>(static_cast<float>(abs) * kE4m3Step);
