@@ -26,13 +26,22 @@ endif()
 message(STATUS "libtorch: ${FPSA_TORCH_DIR}")
 
 find_package(Threads REQUIRED)
+# at::parallel_for is a template: without OpenMP in our own objects it compiles to a serial loop. The runtime is
+# the one in the wheel where it brings its own, so that there is only one.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+file(GLOB FPSA_OPENMP_RUNTIME ${FPSA_TORCH_DIR}/lib/libgomp*.so*)
+if(NOT FPSA_OPENMP_RUNTIME OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(FPSA_OPENMP_RUNTIME OpenMP::OpenMP_CXX)
+endif()
 add_library(fpsa_torch_headers INTERFACE)
 add_library(fpsa::torch ALIAS fpsa_torch_headers)
 target_include_directories(fpsa_torch_headers SYSTEM INTERFACE
   ${FPSA_TORCH_DIR}/include ${FPSA_TORCH_DIR}/include/torch/csrc/api/include)
 target_link_libraries(fpsa_torch_headers INTERFACE
   ${FPSA_TORCH_DIR}/lib/libtorch.so ${FPSA_TORCH_DIR}/lib/libtorch_cpu.so ${FPSA_TORCH_DIR}/lib/libc10.so
-  Threads::Threads)
+  ${FPSA_OPENMP_RUNTIME} Threads::Threads)
+separate_arguments(FPSA_OPENMP_FLAGS UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
+target_compile_options(fpsa_torch_headers INTERFACE ${FPSA_OPENMP_FLAGS})
 # libtorch_cpu is built with the new string ABI since 2.6, which is g++'s default: no definition is needed.
 list(APPEND CMAKE_BUILD_RPATH ${FPSA_TORCH_DIR}/lib)
 # cmake --install strips the build RUNPATH; installed binaries look beside themselves, then in the wheel.
