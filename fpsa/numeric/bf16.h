@@ -20,7 +20,9 @@ inline uint16_t bf16_from_f32(float x) {
 }
 
 /// Returns the value of BF16 bits, exactly.
-inline float f32_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+inline float f32_from_bf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 /// Converts n elements. `in` and `out` must not overlap; no alignment is required; n = 0 does nothing.
 void bf16_from_f32(const float* in, uint16_t* out, int64_t n);

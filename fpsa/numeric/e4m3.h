@@ -12,9 +12,9 @@
 
 namespace fpsa::numeric {
 
-inline constexpr float kE4m3Max = 448.0f;       // code 0x7e
+inline constexpr float kE4m3Max = 448.0f;         // code 0x7e
 inline constexpr float kE4m3MinNormal = 0x1p-6f;  // code 0x08
-inline constexpr float kE4m3Step = 0x1p-9f;     // spacing below the smallest normal
+inline constexpr float kE4m3Step = 0x1p-9f;       // spacing below the smallest normal
 inline constexpr uint8_t kE4m3Nan = 0x7f;
 
 /// Returns the E4M3 code nearest to x.
@@ -22,7 +22,7 @@ inline constexpr uint8_t kE4m3Nan = 0x7f;
 ///   Numerics  round to nearest even; needs the default floating-point rounding mode; denormal inputs and a
 ///             flush-to-zero mode give the same codes
 inline uint8_t e4m3_from_f32(float x) {
-  // Signed throughout: vector units compare signed integers at every level, unsigned ones only at some.
+  // Signed comparisons: vector units have them at every level, unsigned ones only at some.
   const int32_t bits = std::bit_cast<int32_t>(x);
   const int32_t abs = bits & 0x7fffffff;
   // Below 2^-6 codes are multiples of 2^-9: adding 2^14, whose last place is 2^-9, rounds to one of them.
@@ -30,7 +30,8 @@ inline uint8_t e4m3_from_f32(float x) {
   const int32_t small = std::bit_cast<int32_t>(std::bit_cast<float>(abs) + kMagic) - std::bit_cast<int32_t>(kMagic);
   // Otherwise round the 23-bit mantissa to 3 bits; a carry moves into the exponent, which is what is wanted.
   // 120 = 127 - 7 rebiases the exponent.
-  const int32_t rounded = ((abs + 0x7ffff + ((abs >> 20) & 1)) >> 20) - (120 << 3);
+  const uint32_t carried = static_cast<uint32_t>(abs) + 0x7ffffu + static_cast<uint32_t>((abs >> 20) & 1);
+  const int32_t rounded = static_cast<int32_t>(carried >> 20) - (120 << 3);
   const int32_t large = rounded < 0x7e ? rounded : 0x7e;
   const int32_t code = select(abs < 0x3c800000, small, large) | ((bits >> 24) & 0x80);
   return static_cast<uint8_t>(select(abs > 0x7f800000, kE4m3Nan, code));

@@ -36,9 +36,13 @@ inline float scale_from_absmax(float absmax) {
 
 /// Returns the code of x in a group with this scale. The division is exact rounding; multiplying by 1 / scale
 /// would give a different code for some x.
-inline uint8_t quantize_e4m3(float x, float scale) { return e4m3_from_f32(x / scale); }
+inline uint8_t quantize_e4m3(float x, float scale) {
+  return e4m3_from_f32(x / scale);
+}
 
 /// Returns code x scale.
-inline float dequantize_e4m3(uint8_t code, float scale) { return f32_from_e4m3(code) * scale; }
+inline float dequantize_e4m3(uint8_t code, float scale) {
+  return f32_from_e4m3(code) * scale;
+}
 
 }  // namespace fpsa::numeric

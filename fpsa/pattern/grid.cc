@@ -7,7 +7,9 @@
 namespace fpsa::pattern {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return a / b + (a % b != 0);
+}
 
 void check_axis(int64_t g, int64_t t, const char* axis) {
   if (g >= 1 && (g % t == 0 || t % g == 0)) return;
@@ -25,9 +27,9 @@ void check_axis(int64_t g, int64_t t, const char* axis) {
       }
     }
   }
-  throw Error(join("granularity ", axis, " = ", g, ": expected a multiple or a divisor of the tile's ", axis, " = ", t,
-                   below == above ? join("; the nearest is ", below)
-                                  : join("; the nearest are ", below, " and ", above)));
+  throw Error(
+      join("granularity ", axis, " = ", g, ": expected a multiple or a divisor of the tile's ", axis, " = ", t,
+           below == above ? join("; the nearest is ", below) : join("; the nearest are ", below, " and ", above)));
 }
 
 void check_tile(const Grid& tile) {
@@ -38,7 +40,9 @@ void check_tile(const Grid& tile) {
 
 }  // namespace
 
-std::string to_string(const Grid& grid) { return join(grid.t, "x", grid.y, "x", grid.x); }
+std::string to_string(const Grid& grid) {
+  return join(grid.t, "x", grid.y, "x", grid.x);
+}
 
 int64_t checked_volume(const Grid& grid, const std::string& name) {
   FPSA_CHECK(grid.t >= 1 && grid.y >= 1 && grid.x >= 1, name, " ", to_string(grid),

@@ -37,14 +37,17 @@ void check_fits(const BlockMask& mask, const TileOrder& order) {
              to_string(order.tile()), "; build the mask for this grid and tile");
 }
 
-int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+int64_t round_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b * b;
+}
 
 // Tokens of the visible tiles when runs of neighbouring tiles are rounded up to whole blocks.
 int64_t padded_keys(std::span<const int32_t> visible, const TileOrder& order, const BlockShape& block) {
   int64_t keys = 0;
   for (size_t i = 0; i < visible.size();) {
     size_t j = i + 1;
-    while (block.straddle && j < visible.size() && visible[j] == visible[j - 1] + 1) ++j;
+    while (block.straddle && j < visible.size() && visible[j] == visible[j - 1] + 1)
+      ++j;
     keys += round_up(order.tile_begin(visible[j - 1] + 1) - order.tile_begin(visible[i]), block.key);
     i = j;
   }
@@ -56,9 +59,11 @@ int64_t padded_keys(std::span<const int32_t> visible, const TileOrder& order, co
 void check_mask(const BlockMask& mask) {
   FPSA_CHECK(mask.rows >= 0 && mask.cols >= 0, "mask: expected rows and cols of at least 0, received ", mask.rows,
              " and ", mask.cols);
+  FPSA_CHECK(!mask.row_begin.empty(), "mask row_begin: expected at least one entry, received none");
   const int64_t stored = static_cast<int64_t>(mask.row_begin.size()) - 1;
-  FPSA_CHECK(stored == mask.heads() * mask.rows, "mask row_begin: expected heads*rows + 1 = ",
-             mask.heads() * mask.rows + 1, " entries, received ", stored + 1);
+  FPSA_CHECK(stored == mask.heads() * mask.rows,
+             "mask row_begin: expected heads*rows + 1 = ", mask.heads() * mask.rows + 1, " entries, received ",
+             stored + 1);
   FPSA_CHECK(mask.row_begin.front() == 0 && mask.row_begin.back() == static_cast<int64_t>(mask.col.size()),
              "mask row_begin: expected to run from 0 to the number of columns ", mask.col.size(), ", received ",
              mask.row_begin.front(), " to ", mask.row_begin.back());
@@ -80,7 +85,9 @@ void check_mask(const BlockMask& mask) {
   }
 }
 
-BlockMask dense(const Grid& grid, const Grid& tile) { return sliding_tile(grid, tile, kFullWindow); }
+BlockMask dense(const Grid& grid, const Grid& tile) {
+  return sliding_tile(grid, tile, kFullWindow);
+}
 
 BlockMask sliding_tile(const Grid& grid, const Grid& tile, const Grid& window) {
   const Grid n = tiles_per_axis(grid, tile);
@@ -119,7 +126,8 @@ BlockMask per_head(const std::vector<BlockMask>& masks) {
   stacked.shared = false;
   stacked.row_begin.push_back(0);
   int64_t entries = 0;
-  for (const BlockMask& mask : masks) entries += static_cast<int64_t>(mask.col.size());
+  for (const BlockMask& mask : masks)
+    entries += static_cast<int64_t>(mask.col.size());
   check_entries(entries, 1);
   for (size_t h = 0; h < masks.size(); ++h) {
     const BlockMask& mask = masks[h];
@@ -127,15 +135,16 @@ BlockMask per_head(const std::vector<BlockMask>& masks) {
     FPSA_CHECK(mask.rows == stacked.rows && mask.cols == stacked.cols, "per_head: mask ", h, " has ", mask.rows, " x ",
                mask.cols, " tiles; expected ", stacked.rows, " x ", stacked.cols, " as the first");
     const int32_t base = stacked.row_begin.back();
-    for (size_t r = 1; r < mask.row_begin.size(); ++r) stacked.row_begin.push_back(base + mask.row_begin[r]);
+    for (size_t r = 1; r < mask.row_begin.size(); ++r)
+      stacked.row_begin.push_back(base + mask.row_begin[r]);
     stacked.col.insert(stacked.col.end(), mask.col.begin(), mask.col.end());
   }
   return stacked;
 }
 
 BlockMask from_matrix(std::span<const uint8_t> visible, int64_t heads, int64_t rows, int64_t cols) {
-  FPSA_CHECK(heads >= 1 && rows >= 0 && cols >= 0, "mask matrix: expected heads >= 1, rows >= 0 and cols >= 0, received ",
-             heads, ", ", rows, ", ", cols);
+  FPSA_CHECK(heads >= 1 && rows >= 0 && cols >= 0,
+             "mask matrix: expected heads >= 1, rows >= 0 and cols >= 0, received ", heads, ", ", rows, ", ", cols);
   check_entries(rows, cols, heads);
   FPSA_CHECK(static_cast<int64_t>(visible.size()) == heads * rows * cols, "mask matrix: expected ", heads, " x ", rows,
              " x ", cols, " = ", heads * rows * cols, " entries, received ", visible.size());
@@ -158,8 +167,8 @@ BlockMask from_csr(int64_t heads, int64_t rows, int64_t cols, std::vector<int32_
   FPSA_CHECK(heads >= 1 && rows >= 0 && cols >= 0, "mask csr: expected heads >= 1, rows >= 0 and cols >= 0, received ",
              heads, ", ", rows, ", ", cols);
   check_entries(rows, 1, heads);
-  FPSA_CHECK(static_cast<int64_t>(row_begin.size()) == heads * rows + 1, "mask row_begin: expected heads*rows + 1 = ",
-             heads * rows + 1, " entries, received ", row_begin.size());
+  FPSA_CHECK(static_cast<int64_t>(row_begin.size()) == heads * rows + 1,
+             "mask row_begin: expected heads*rows + 1 = ", heads * rows + 1, " entries, received ", row_begin.size());
   BlockMask mask{rows, cols, heads == 1, std::move(row_begin), std::move(col)};
   check_mask(mask);
   return mask;
@@ -170,7 +179,8 @@ int64_t visible_pairs(const BlockMask& mask, const TileOrder& order, int64_t hea
   int64_t pairs = 0;
   for (int64_t r = 0; r < mask.rows; ++r) {
     int64_t keys = 0;
-    for (const int32_t c : mask.visible(head, r)) keys += order.tile_tokens(c);
+    for (const int32_t c : mask.visible(head, r))
+      keys += order.tile_tokens(c);
     pairs += keys * order.tile_tokens(r);
   }
   return pairs;
@@ -179,15 +189,16 @@ int64_t visible_pairs(const BlockMask& mask, const TileOrder& order, int64_t hea
 double density(const BlockMask& mask, const TileOrder& order) {
   const double all = static_cast<double>(order.tokens()) * static_cast<double>(order.tokens());
   double sum = 0.0;
-  for (int64_t h = 0; h < mask.heads(); ++h) sum += static_cast<double>(visible_pairs(mask, order, h)) / all;
+  for (int64_t h = 0; h < mask.heads(); ++h)
+    sum += static_cast<double>(visible_pairs(mask, order, h)) / all;
   return sum / static_cast<double>(mask.heads());
 }
 
 int64_t attention_flops(const BlockMask& mask, const TileOrder& order, int64_t heads, int64_t head_dim) {
-  FPSA_CHECK(heads >= 1 && head_dim >= 1, "attention_flops: expected heads and head_dim of at least 1, received ", heads,
-             " and ", head_dim);
-  FPSA_CHECK(mask.shared || mask.heads() == heads, "attention_flops: the mask has ", mask.heads(),
-             " heads; expected ", heads);
+  FPSA_CHECK(heads >= 1 && head_dim >= 1, "attention_flops: expected heads and head_dim of at least 1, received ",
+             heads, " and ", head_dim);
+  FPSA_CHECK(mask.shared || mask.heads() == heads, "attention_flops: the mask has ", mask.heads(), " heads; expected ",
+             heads);
   int64_t pairs = 0;
   bool overflow = false;
   if (mask.shared) {
@@ -212,7 +223,8 @@ double waste(const BlockMask& mask, const TileOrder& order, const BlockShape& bl
     for (int64_t r = 0; r < mask.rows;) {
       const std::span<const int32_t> keys = mask.visible(h, r);
       int64_t next = r + 1;
-      while (block.straddle && next < mask.rows && std::ranges::equal(keys, mask.visible(h, next))) ++next;
+      while (block.straddle && next < mask.rows && std::ranges::equal(keys, mask.visible(h, next)))
+        ++next;
       const int64_t rows = round_up(order.tile_begin(next) - order.tile_begin(r), block.query);
       executed += static_cast<double>(rows) * static_cast<double>(padded_keys(keys, order, block));
       r = next;

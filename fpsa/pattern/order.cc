@@ -24,12 +24,15 @@ void for_each_box(const Box& outer, const Grid& step, Visit visit) {
   const Grid count = tiles_per_axis(extent, step);
   for (int64_t i = 0; i < count.t; ++i) {
     for (int64_t j = 0; j < count.y; ++j) {
-      for (int64_t k = 0; k < count.x; ++k) visit(sub_box(outer, step, i, j, k));
+      for (int64_t k = 0; k < count.x; ++k)
+        visit(sub_box(outer, step, i, j, k));
     }
   }
 }
 
-Grid min_per_axis(const Grid& a, const Grid& b) { return {std::min(a.t, b.t), std::min(a.y, b.y), std::min(a.x, b.x)}; }
+Grid min_per_axis(const Grid& a, const Grid& b) {
+  return {std::min(a.t, b.t), std::min(a.y, b.y), std::min(a.x, b.x)};
+}
 
 }  // namespace
 
@@ -46,14 +49,16 @@ TileOrder::TileOrder(const Grid& grid, const Grid& tile, const Grid& granularity
       for (int64_t t = box.begin.t; t < box.end.t; ++t) {
         for (int64_t y = box.begin.y; y < box.end.y; ++y) {
           const int64_t row = (t * grid.y + y) * grid.x;
-          for (int64_t x = box.begin.x; x < box.end.x; ++x) to_raster_.push_back(static_cast<int32_t>(row + x));
+          for (int64_t x = box.begin.x; x < box.end.x; ++x)
+            to_raster_.push_back(static_cast<int32_t>(row + x));
         }
       }
     });
   });
   tile_begin_.push_back(static_cast<int32_t>(to_raster_.size()));
   from_raster_.resize(static_cast<size_t>(tokens));
-  for (size_t p = 0; p < to_raster_.size(); ++p) from_raster_[static_cast<size_t>(to_raster_[p])] = static_cast<int32_t>(p);
+  for (size_t p = 0; p < to_raster_.size(); ++p)
+    from_raster_[static_cast<size_t>(to_raster_[p])] = static_cast<int32_t>(p);
 }
 
 TokenGroups token_groups(const TileOrder& order) {

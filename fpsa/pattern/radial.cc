@@ -99,7 +99,8 @@ std::vector<int64_t> spatial_counts(const PairClass& y, const PairClass& x, int6
 }
 
 // The 60% / one third rule over the key tokens of a tile pair.
-bool keep_pair(const PairClass& t, int64_t frame_queries, const FrameRules& frames, const std::vector<int64_t>& counts) {
+bool keep_pair(const PairClass& t, int64_t frame_queries, const FrameRules& frames,
+               const std::vector<int64_t>& counts) {
   if (t.key_at_start) return true;
   const size_t bands = frames.bands.size();
   int64_t seen = 0, well_seen = 0;
@@ -112,7 +113,8 @@ bool keep_pair(const PairClass& t, int64_t frame_queries, const FrameRules& fram
     }
     for (size_t key = 0; key < counts.size(); key += bands) {
       int64_t count = 0;
-      for (size_t b = 0; b < bands; ++b) count += frames_in_band[b] * counts[key + b];
+      for (size_t b = 0; b < bands; ++b)
+        count += frames_in_band[b] * counts[key + b];
       seen += count > 0;
       well_seen += 3 * count > t.query_len * frame_queries;
     }

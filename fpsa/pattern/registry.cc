@@ -25,13 +25,18 @@ const PatternEntry* find(std::string_view name) {
 
 }  // namespace
 
-std::span<const PatternEntry> patterns() { return kPatterns; }
+std::span<const PatternEntry> patterns() {
+  return kPatterns;
+}
 
-bool is_pattern(std::string_view name) { return find(name) != nullptr; }
+bool is_pattern(std::string_view name) {
+  return find(name) != nullptr;
+}
 
 std::string pattern_names() {
   std::string names;
-  for (const PatternEntry& entry : kPatterns) names += join(names.empty() ? "" : ", ", entry.name);
+  for (const PatternEntry& entry : kPatterns)
+    names += join(names.empty() ? "" : ", ", entry.name);
   return names;
 }
 

@@ -17,7 +17,8 @@ int phase_of_fraction(const Schedule& schedule, double f) {
   const auto& phases = schedule.phases;
   FPSA_CHECK(!phases.empty(), "schedule: expected at least one phase, received none");
   size_t i = 0;
-  while (i + 1 < phases.size() && f >= phases[i].until - kBorderTolerance) ++i;
+  while (i + 1 < phases.size() && f >= phases[i].until - kBorderTolerance)
+    ++i;
   return static_cast<int>(i);
 }
 
@@ -43,7 +44,9 @@ void check_indices(const std::vector<IndexRange>& ranges, int64_t count, const c
 
 }  // namespace
 
-std::string_view name(Quant quant) { return quant == Quant::kE4m3 ? "e4m3" : "none"; }
+std::string_view name(Quant quant) {
+  return quant == Quant::kE4m3 ? "e4m3" : "none";
+}
 
 Schedule default_schedule() {
   using pattern::kAllTiles;

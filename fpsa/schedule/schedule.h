@@ -25,8 +25,8 @@ std::string_view name(Quant quant);
 
 /// Settings for the steps with f < until (and f >= the previous phase's until).
 struct Phase {
-  double until = 1.0;        // fraction of the steps, in (0, 1]; the last phase has 1
-  Grid granularity;          // tokens that share one Q or K scale; per axis a multiple or divisor of the tile
+  double until = 1.0;                  // fraction of the steps, in (0, 1]; the last phase has 1
+  Grid granularity;                    // tokens that share one Q or K scale; per axis a multiple or divisor of the tile
   Grid window = pattern::kFullWindow;  // in tiles; kAllTiles on an axis = all of it
   Quant quant = Quant::kE4m3;
   bool operator==(const Phase&) const = default;
@@ -42,7 +42,7 @@ struct IndexRange {
 /// Later overrides win over earlier ones, field by field.
 struct Override {
   std::vector<IndexRange> layers, heads;
-  std::vector<IndexRange> phases;  // indices into Schedule::phases, from 0 (the TOML text counts phases from 1)
+  std::vector<IndexRange> phases;      // indices into Schedule::phases, from 0 (the TOML text counts phases from 1)
   std::optional<std::string> pattern;  // a name of pattern/registry.h
   std::optional<Grid> granularity, window;
   std::optional<Quant> quant;
@@ -88,7 +88,8 @@ void check_for_grid(const Schedule& schedule, const Grid& grid);
 /// Checks that every override names layers and heads that the model has.
 void check_for_model(const Schedule& schedule, int64_t layers, int64_t heads);
 
-/// Returns the phase of step `step` of `steps`, from 0: the first with f < until, f = step / steps.
+/// Returns the phase of step `step` of `steps`, from 0: the first with f < until, f = step / steps. An f within
+/// 1e-6 of a border has reached it, so that sigmas rounded to F32 give the phase of their step.
 ///   Errors    steps < 1 or step outside [0, steps)
 int phase_at(const Schedule& schedule, int64_t step, int64_t steps);
 

@@ -1,10 +1,10 @@
 // Reads a schedule with toml++. Every value remembers its line, so that a rule broken later (violation.h) is
 // reported where it stands in the text.
+#include <toml++/toml.h>
 #include <algorithm>
 #include <charconv>
 #include <initializer_list>
 #include <map>
-#include <toml++/toml.h>
 
 #include "fpsa/base/check.h"
 #include "fpsa/schedule/schedule.h"
@@ -65,7 +65,8 @@ class Reader {
     for (const auto& [key, node] : table) {
       if (std::find(keys.begin(), keys.end(), key.str()) != keys.end()) continue;
       std::string known;
-      for (std::string_view k : keys) known += join(known.empty() ? "" : ", ", k);
+      for (std::string_view k : keys)
+        known += join(known.empty() ? "" : ", ", k);
       fail(key.source().begin.line, where.empty() ? std::string("schedule") : where,
            join("unknown key '", key.str(), "'; expected one of ", known));
     }

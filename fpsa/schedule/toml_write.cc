@@ -16,7 +16,9 @@ std::string number(double value) {
   return text;
 }
 
-std::string triple(const Grid& g) { return join("[", g.t, ", ", g.y, ", ", g.x, "]"); }
+std::string triple(const Grid& g) {
+  return join("[", g.t, ", ", g.y, ", ", g.x, "]");
+}
 
 std::string window(const Grid& g) {
   if (g == pattern::kFullWindow) return "\"all\"";

@@ -10,7 +10,9 @@ namespace {
 
 using Found = std::optional<Violation>;
 
-std::string triple(const Grid& g) { return join("[", g.t, ", ", g.y, ", ", g.x, "]"); }
+std::string triple(const Grid& g) {
+  return join("[", g.t, ", ", g.y, ", ", g.x, "]");
+}
 
 Found check_extents(const std::string& key, const Grid& g, const char* unit) {
   const auto in_range = [](int64_t n) { return n >= 1 && n <= pattern::kAllTiles; };
@@ -39,8 +41,8 @@ Found check_phases(const Schedule& s) {
       return Violation{where + "until", join("expected a fraction of the steps in (0, 1], received ", phase.until)};
     }
     if (phase.until <= previous) {
-      return Violation{where + "until", join("expected more than the previous phase's ", previous, ", received ",
-                                             phase.until)};
+      return Violation{where + "until",
+                       join("expected more than the previous phase's ", previous, ", received ", phase.until)};
     }
     previous = phase.until;
     if (Found found = check_granularity(where + "granularity", phase.granularity, s.tile)) return found;
@@ -94,8 +96,8 @@ Found check_override(const Schedule& s, const Override& o, const std::string& wh
 
 std::optional<Violation> find_violation(const Schedule& s) {
   if (s.version != kVersion) {
-    return Violation{"version", join("expected ", kVersion, ", received ", s.version,
-                                     "; a newer schedule needs a newer release")};
+    return Violation{"version",
+                     join("expected ", kVersion, ", received ", s.version, "; a newer schedule needs a newer release")};
   }
   if (Found found = check_extents("tile", s.tile, "token")) return found;
   if (!(s.shift > 0.0 && std::isfinite(s.shift))) {

@@ -76,7 +76,8 @@ TEST(Bf16, ArraysGiveTheScalarResultAtEveryLengthAndTouchNothingElse) {
   std::mt19937 random(seed);
   for (int64_t n = 0; n <= 70; ++n) {
     std::vector<float> in(static_cast<size_t>(n));
-    for (float& x : in) x = std::bit_cast<float>(static_cast<uint32_t>(random()));
+    for (float& x : in)
+      x = std::bit_cast<float>(static_cast<uint32_t>(random()));
     std::vector<uint16_t> codes(in.size() + 2, 0x1234);
     bf16_from_f32(in.data(), codes.data() + 1, n);
     std::vector<float> out(in.size() + 2, -7.5f);

@@ -20,8 +20,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 // (-1)^s * 2^(e-7) * (1 + m/8), or (-1)^s * 2^-6 * m/8 for e = 0.
 double definition(int code) {
   const int exponent = (code >> 3) & 15, mantissa = code & 7;
-  const double magnitude =
-      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
   return code & 0x80 ? -magnitude : magnitude;
 }
 
@@ -78,14 +77,15 @@ TEST(E4m3, MidpointsGoToTheEvenCodeAndTheirNeighboursToTheNearest) {
     EXPECT_EQ(int{e4m3_from_f32(std::nextafter(middle, 0.0f))}, code);
     EXPECT_EQ(int{e4m3_from_f32(std::nextafter(middle, kInf))}, code + 1);
     for (const float x : {below, middle, above}) {
-      for (const float y : {std::nextafter(x, -kInf), x, std::nextafter(x, kInf)}) expect_nearest(y);
+      for (const float y : {std::nextafter(x, -kInf), x, std::nextafter(x, kInf)})
+        expect_nearest(y);
     }
   }
 }
 
 TEST(E4m3, LargeValuesAndInfinitySaturate) {
-  for (const float x : {448.0f, 463.99f, 464.0f, 464.01f, 479.0f, 480.0f, 512.0f, 1e9f,
-                        std::numeric_limits<float>::max(), kInf}) {
+  for (const float x :
+       {448.0f, 463.99f, 464.0f, 464.01f, 479.0f, 480.0f, 512.0f, 1e9f, std::numeric_limits<float>::max(), kInf}) {
     EXPECT_EQ(int{e4m3_from_f32(x)}, 0x7e) << x;
     EXPECT_EQ(int{e4m3_from_f32(-x)}, 0xfe) << x;
   }
@@ -136,7 +136,8 @@ TEST(E4m3, ArraysGiveTheScalarResultAtEveryLengthAndTouchNothingElse) {
   std::mt19937 random(seed);
   for (int64_t n = 0; n <= 70; ++n) {
     std::vector<float> in(static_cast<size_t>(n));
-    for (float& x : in) x = std::bit_cast<float>(static_cast<uint32_t>(random()));
+    for (float& x : in)
+      x = std::bit_cast<float>(static_cast<uint32_t>(random()));
     std::vector<uint8_t> codes(in.size() + 2, 0x5a);
     e4m3_from_f32(in.data(), codes.data() + 1, n);
     std::vector<float> out(in.size() + 2, -7.5f);
@@ -187,7 +188,8 @@ TEST(Scales, QuantisedValuesStayWithinHalfAStepOfTheirGroup) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   std::vector<float> group(384);
-  for (float& x : group) x = normal(random);
+  for (float& x : group)
+    x = normal(random);
   const float scale = scale_from_absmax(absmax(group.data(), 384));
   for (const float x : group) {
     const double error = std::abs(static_cast<double>(dequantize_e4m3(quantize_e4m3(x, scale), scale)) - x);

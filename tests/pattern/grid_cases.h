@@ -17,9 +17,9 @@ inline constexpr unsigned kSeed = 20251121;
 /// Fixed cases, then `random_count` random ones of at most `max_extent` per axis.
 inline std::vector<Case> all(int random_count, int64_t max_extent) {
   std::vector<Case> cases = {
-      {{1, 1, 1}, {1, 1, 1}}, {{1, 1, 1}, {6, 8, 8}},  {{1, 1, 7}, {1, 1, 3}},  {{2, 3, 5}, {6, 8, 8}},
-      {{7, 1, 1}, {2, 1, 1}}, {{7, 11, 13}, {3, 4, 4}}, {{9, 16, 16}, {3, 4, 4}}, {{5, 8, 9}, {2, 4, 8}},
-      {{6, 8, 8}, {6, 8, 8}}, {{7, 9, 9}, {6, 8, 8}},  {{13, 17, 19}, {6, 8, 8}}, {{4, 4, 4}, {1, 1, 1}},
+      {{1, 1, 1}, {1, 1, 1}}, {{1, 1, 1}, {6, 8, 8}},   {{1, 1, 7}, {1, 1, 3}},    {{2, 3, 5}, {6, 8, 8}},
+      {{7, 1, 1}, {2, 1, 1}}, {{7, 11, 13}, {3, 4, 4}}, {{9, 16, 16}, {3, 4, 4}},  {{5, 8, 9}, {2, 4, 8}},
+      {{6, 8, 8}, {6, 8, 8}}, {{7, 9, 9}, {6, 8, 8}},   {{13, 17, 19}, {6, 8, 8}}, {{4, 4, 4}, {1, 1, 1}},
   };
   std::mt19937 random(kSeed);
   std::uniform_int_distribution<int64_t> extent(1, max_extent), tile(1, 8);
@@ -30,7 +30,9 @@ inline std::vector<Case> all(int random_count, int64_t max_extent) {
 }
 
 /// The grids of 81-frame videos at 720p and 480p.
-inline std::vector<Case> real() { return {{{21, 45, 80}, {6, 8, 8}}, {{21, 30, 52}, {6, 8, 8}}}; }
+inline std::vector<Case> real() {
+  return {{{21, 45, 80}, {6, 8, 8}}, {{21, 30, 52}, {6, 8, 8}}};
+}
 
 inline std::string label(const Case& c) {
   return "grid " + to_string(c.grid) + " tile " + to_string(c.tile) + " seed " + std::to_string(kSeed);

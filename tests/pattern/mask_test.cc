@@ -65,15 +65,15 @@ TEST(SlidingTile, MatchesTheDefinitionTokenPairByTokenPair) {
 TEST(SlidingTile, EveryRowSeesTheSameNumberOfTilesAtBordersToo) {
   std::mt19937 random(cases::kSeed);
   std::vector<cases::Case> list = cases::all(60, 15);
-  for (const cases::Case& c : cases::real()) list.push_back(c);
+  for (const cases::Case& c : cases::real())
+    list.push_back(c);
   for (const cases::Case& c : list) {
     const Grid n = tiles_per_axis(c.grid, c.tile);
     for (int trial = 0; trial < 4; ++trial) {
       const Grid w = {static_cast<int64_t>(1 + random() % 7), static_cast<int64_t>(1 + random() % 7),
                       static_cast<int64_t>(1 + random() % 7)};
       const BlockMask mask = sliding_tile(c.grid, c.tile, w);
-      const size_t expected =
-          static_cast<size_t>(std::min(w.t, n.t) * std::min(w.y, n.y) * std::min(w.x, n.x));
+      const size_t expected = static_cast<size_t>(std::min(w.t, n.t) * std::min(w.y, n.y) * std::min(w.x, n.x));
       for (int64_t r = 0; r < mask.rows; ++r) {
         const auto visible = mask.visible(0, r);
         ASSERT_EQ(visible.size(), expected) << cases::label(c) << " window " << to_string(w) << " row " << r;
@@ -118,14 +118,17 @@ TEST(SlidingTile, RealGridsHaveTheDensityOfTheirWindow) {
   const Grid tile = {6, 8, 8};
   EXPECT_DOUBLE_EQ(density(sliding_tile({21, 45, 80}, tile, {6, 6, 1}), TileOrder({21, 45, 80}, tile)), 0.1);
   // 21x30x52: six columns of 8 and one of 4, so (6*8*8 + 4*4) / 52^2.
-  EXPECT_DOUBLE_EQ(density(sliding_tile({21, 30, 52}, tile, {6, 6, 1}), TileOrder({21, 30, 52}, tile)),
-                   400.0 / 2704.0);
+  EXPECT_DOUBLE_EQ(density(sliding_tile({21, 30, 52}, tile, {6, 6, 1}), TileOrder({21, 30, 52}, tile)), 400.0 / 2704.0);
 }
 
 TEST(SlidingTile, RefusesAWindowBelowOneAndMasksTooLargeToHold) {
-  EXPECT_EQ(error_of([] { sliding_tile({21, 45, 80}, {6, 8, 8}, {0, 6, 1}); }),
+  EXPECT_EQ(error_of([] {
+              sliding_tile({21, 45, 80}, {6, 8, 8}, {0, 6, 1});
+            }),
             "window t = 0: expected at least 1 tile; a value of 4 or more means all");
-  EXPECT_EQ(error_of([] { dense({21, 45, 80}, {1, 1, 1}); }),
+  EXPECT_EQ(error_of([] {
+              dense({21, 45, 80}, {1, 1, 1});
+            }),
             "mask of 75600 x 75600 tiles and 1 head(s): more than 134217728 visible tile pairs; use a larger tile");
 }
 
@@ -135,8 +138,7 @@ TEST(AttentionFlops, IsFourTimesPairsTimesHeadDim) {
   EXPECT_EQ(attention_flops(dense(grid, tile), order, 12, 128), int64_t{4} * 75600 * 75600 * 12 * 128);
   const BlockMask one = sliding_tile(grid, tile, {6, 6, 1}), all = dense(grid, tile);
   const BlockMask mixed = per_head({one, all});
-  EXPECT_EQ(attention_flops(mixed, order, 2, 64),
-            4 * 64 * (visible_pairs(one, order) + visible_pairs(all, order)));
+  EXPECT_EQ(attention_flops(mixed, order, 2, 64), 4 * 64 * (visible_pairs(one, order) + visible_pairs(all, order)));
   EXPECT_EQ(error_of([&] { attention_flops(mixed, order, 3, 64); }),
             "attention_flops: the mask has 2 heads; expected 3");
   EXPECT_EQ(error_of([&] { attention_flops(all, order, int64_t{1} << 40, 128); }),
@@ -166,7 +168,9 @@ TEST(Waste, CountsPartialBlocksAtTheEndsOfRuns) {
   EXPECT_DOUBLE_EQ(waste(sliding_tile({1, 1, 10}, {1, 1, 4}, {1, 1, 1}), order, {3, 4}), 60.0 / 36.0 - 1.0);
   const BlockMask empty = from_matrix(std::vector<uint8_t>(9), 1, 3, 3);
   EXPECT_EQ(waste(empty, order, {3, 4}), 0.0);
-  EXPECT_EQ(error_of([&] { waste(empty, order, {0, 4}); }),
+  EXPECT_EQ(error_of([&] {
+              waste(empty, order, {0, 4});
+            }),
             "waste: expected a block of at least 1 x 1, received 0 x 4");
 }
 
@@ -197,13 +201,15 @@ TEST(ExplicitMask, RandomMatricesSurviveTheTripThroughCsr) {
   for (int trial = 0; trial < 50; ++trial) {
     const int64_t heads = 1 + random() % 3, rows = random() % 9, cols = random() % 9;
     std::vector<uint8_t> matrix(static_cast<size_t>(heads * rows * cols));
-    for (uint8_t& m : matrix) m = random() % 3 == 0;
+    for (uint8_t& m : matrix)
+      m = random() % 3 == 0;
     const BlockMask mask = from_matrix(matrix, heads, rows, cols);
     check_mask(mask);
     std::vector<uint8_t> back(matrix.size());
     for (int64_t h = 0; h < heads; ++h) {
       for (int64_t r = 0; r < rows; ++r) {
-        for (const int32_t c : mask.visible(h, r)) back[static_cast<size_t>((h * rows + r) * cols + c)] = 1;
+        for (const int32_t c : mask.visible(h, r))
+          back[static_cast<size_t>((h * rows + r) * cols + c)] = 1;
       }
     }
     ASSERT_EQ(back, matrix) << "seed " << cases::kSeed << " trial " << trial;
@@ -217,24 +223,42 @@ TEST(ExplicitMask, EveryViolationIsNamed) {
             "mask matrix: expected heads >= 1, rows >= 0 and cols >= 0, received 0, 2, 3");
   EXPECT_EQ(error_of([] { from_csr(1, -2, 3, {0}, {}); }),
             "mask csr: expected heads >= 1, rows >= 0 and cols >= 0, received 1, -2, 3");
-  EXPECT_EQ(error_of([] { from_csr(1, 2, 3, {0, 1}, {0}); }),
+  EXPECT_EQ(error_of([] {
+              from_csr(1, 2, 3, {0, 1}, {0});
+            }),
             "mask row_begin: expected heads*rows + 1 = 3 entries, received 2");
-  EXPECT_EQ(error_of([] { from_csr(1, 2, 3, {0, 1, 3}, {0, 1}); }),
+  EXPECT_EQ(error_of([] {
+              from_csr(1, 2, 3, {0, 1, 3}, {0, 1});
+            }),
             "mask row_begin: expected to run from 0 to the number of columns 2, received 0 to 3");
-  EXPECT_EQ(error_of([] { from_csr(1, 2, 3, {0, 5, 2}, {0, 1}); }),
+  EXPECT_EQ(error_of([] {
+              from_csr(1, 2, 3, {0, 5, 2}, {0, 1});
+            }),
             "mask head 0 row 0: row_begin 5 is past the number of columns 2");
-  EXPECT_EQ(error_of([] { from_csr(1, 3, 3, {0, 2, 1, 2}, {0, 1}); }),
+  EXPECT_EQ(error_of([] {
+              from_csr(1, 3, 3, {0, 2, 1, 2}, {0, 1});
+            }),
             "mask head 0 row 1: row_begin falls from 2 to 1");
-  EXPECT_EQ(error_of([] { from_csr(1, 2, 3, {0, -1, 2}, {0, 1}); }),
-            "mask head 0 row 0: row_begin falls from 0 to -1");
-  EXPECT_EQ(error_of([] { from_csr(2, 1, 3, {0, 1, 2}, {0, 3}); }),
-            "mask head 1 row 0: key tile 3 is outside [0, 3)");
-  EXPECT_EQ(error_of([] { from_csr(1, 1, 3, {0, 2}, {1, 1}); }),
+  EXPECT_EQ(error_of([] { from_csr(1, 2, 3, {0, -1, 2}, {0, 1}); }), "mask head 0 row 0: row_begin falls from 0 to -1");
+  EXPECT_EQ(error_of([] { from_csr(2, 1, 3, {0, 1, 2}, {0, 3}); }), "mask head 1 row 0: key tile 3 is outside [0, 3)");
+  EXPECT_EQ(error_of([] {
+              from_csr(1, 1, 3, {0, 2}, {1, 1});
+            }),
             "mask head 0 row 0: key tile 1 follows 1; expected strictly ascending tiles");
   EXPECT_NE(error_of([] { from_csr(int64_t{1} << 40, int64_t{1} << 40, 1, {0}, {}); }).find("use a larger tile"),
             std::string::npos);
+  EXPECT_EQ(error_of([] {
+              check_mask({1, 1, false, {}, {}});
+            }),
+            "mask row_begin: expected at least one entry, received none");
+  EXPECT_EQ(error_of([] {
+              check_mask({-1, 1, true, {0}, {}});
+            }),
+            "mask: expected rows and cols of at least 0, received -1 and 1");
   const BlockMask small = dense({1, 1, 4}, {1, 1, 2});
-  EXPECT_EQ(error_of([&] { visible_pairs(small, TileOrder({1, 1, 9}, {1, 1, 2})); }),
+  EXPECT_EQ(error_of([&] {
+              visible_pairs(small, TileOrder({1, 1, 9}, {1, 1, 2}));
+            }),
             "mask of 2 x 2 tiles: the grid 1x1x9 has 5 tiles of 1x1x2; build the mask for this grid and tile");
 }
 
@@ -250,7 +274,9 @@ TEST(PerHead, StacksMasksInOrderAndRefusesOtherShapes) {
     EXPECT_TRUE(std::ranges::equal(stacked.visible(2, r), a.visible(0, r)));
   }
   EXPECT_EQ(error_of([] { per_head({}); }), "per_head: expected at least one mask, received none");
-  EXPECT_EQ(error_of([&] { per_head({a, dense({1, 1, 1}, tile)}); }),
+  EXPECT_EQ(error_of([&] {
+              per_head({a, dense({1, 1, 1}, tile)});
+            }),
             "per_head: mask 1 has 1 x 1 tiles; expected 12 x 12 as the first");
   EXPECT_EQ(error_of([&] { per_head({stacked}); }), "per_head: mask 0 holds 3 heads; expected one per entry");
 }

@@ -16,7 +16,8 @@ namespace {
 
 std::vector<cases::Case> many() {
   std::vector<cases::Case> list = cases::all(60, 15);
-  for (const cases::Case& c : cases::real()) list.push_back(c);
+  for (const cases::Case& c : cases::real())
+    list.push_back(c);
   return list;
 }
 
@@ -24,7 +25,9 @@ struct Token {
   int64_t t, y, x;
 };
 
-Token token_of(int64_t raster, const Grid& g) { return {raster / (g.y * g.x), raster / g.x % g.y, raster % g.x}; }
+Token token_of(int64_t raster, const Grid& g) {
+  return {raster / (g.y * g.x), raster / g.x % g.y, raster % g.x};
+}
 
 TEST(TileOrder, RoundTripVisitsEveryTokenOnce) {
   for (const cases::Case& c : many()) {
@@ -144,9 +147,11 @@ TEST(TokenGroups, RunsCoverTheOrderStayInTheirTileAndAreMaximal) {
     for (size_t r = 0; r < groups.run_group.size(); ++r) {
       const int32_t begin = groups.run_begin[r], end = groups.run_begin[r + 1];
       ASSERT_LT(begin, end);
-      while (order.tile_begin(tile + 1) <= begin) ++tile;
+      while (order.tile_begin(tile + 1) <= begin)
+        ++tile;
       ASSERT_LE(end, order.tile_begin(tile + 1)) << "run crosses a tile: " << cases::label(c);
-      for (int32_t p = begin; p < end; ++p) ASSERT_EQ(groups.of_token[static_cast<size_t>(p)], groups.run_group[r]);
+      for (int32_t p = begin; p < end; ++p)
+        ASSERT_EQ(groups.of_token[static_cast<size_t>(p)], groups.run_group[r]);
       const bool same_tile = r > 0 && begin > order.tile_begin(tile);
       if (same_tile) {
         ASSERT_NE(groups.run_group[r], groups.run_group[r - 1]) << cases::label(c);
@@ -162,7 +167,8 @@ TEST(TokenGroups, FineGroupsAreOneRunEach) {
     g = {std::min(g.t, c.tile.t), std::min(g.y, c.tile.y), std::min(g.x, c.tile.x)};
     const TokenGroups groups = token_groups(TileOrder(c.grid, c.tile, g));
     ASSERT_EQ(static_cast<int64_t>(groups.run_group.size()), groups.count) << cases::label(c) << " g " << to_string(g);
-    for (size_t r = 0; r < groups.run_group.size(); ++r) ASSERT_EQ(groups.run_group[r], static_cast<int32_t>(r));
+    for (size_t r = 0; r < groups.run_group.size(); ++r)
+      ASSERT_EQ(groups.run_group[r], static_cast<int32_t>(r));
   }
 }
 
@@ -175,7 +181,8 @@ TEST(TokenGroups, GroupsThatMixFineAndCoarseAxesAreOneRunPerTile) {
     std::set<std::pair<int64_t, int32_t>> seen;
     int64_t tile = 0;
     for (size_t r = 0; r < groups.run_group.size(); ++r) {
-      while (order.tile_begin(tile + 1) <= groups.run_begin[r]) ++tile;
+      while (order.tile_begin(tile + 1) <= groups.run_begin[r])
+        ++tile;
       ASSERT_TRUE(seen.insert({tile, groups.run_group[r]}).second)
           << "group " << groups.run_group[r] << " is split in tile " << tile << ": " << cases::label(c);
     }
@@ -200,23 +207,37 @@ std::string error_of(Call call) {
 }
 
 TEST(TileOrder, RefusesImpossibleExtents) {
-  EXPECT_EQ(error_of([] { TileOrder({0, 1, 1}, {1, 1, 1}); }),
+  EXPECT_EQ(error_of([] {
+              TileOrder({0, 1, 1}, {1, 1, 1});
+            }),
             "grid 0x1x1: expected every extent (t, y, x) to be at least 1");
-  EXPECT_EQ(error_of([] { TileOrder({1, 1, 1}, {1, -8, 1}); }),
+  EXPECT_EQ(error_of([] {
+              TileOrder({1, 1, 1}, {1, -8, 1});
+            }),
             "tile 1x-8x1: expected every extent (t, y, x) in [1, 2147483647]");
-  EXPECT_EQ(error_of([] { TileOrder({1, 65536, 65536}, {6, 8, 8}); }),
+  EXPECT_EQ(error_of([] {
+              TileOrder({1, 65536, 65536}, {6, 8, 8});
+            }),
             "grid 1x65536x65536: more than 2147483647 tokens; lower the size or the number of frames");
   const int64_t huge = int64_t{1} << 62;
-  EXPECT_NE(error_of([&] { TileOrder({huge, huge, huge}, {6, 8, 8}); }).find("more than 2147483647 tokens"),
+  EXPECT_NE(error_of([&] {
+              TileOrder({huge, huge, huge}, {6, 8, 8});
+            }).find("more than 2147483647 tokens"),
             std::string::npos);
 }
 
 TEST(TileOrder, RefusesAGranularityThatDoesNotFitTheTileAndNamesTheNearest) {
-  EXPECT_EQ(error_of([] { TileOrder({21, 45, 80}, {6, 8, 8}, {6, 3, 8}); }),
+  EXPECT_EQ(error_of([] {
+              TileOrder({21, 45, 80}, {6, 8, 8}, {6, 3, 8});
+            }),
             "granularity y = 3: expected a multiple or a divisor of the tile's y = 8; the nearest are 2 and 4");
-  EXPECT_EQ(error_of([] { TileOrder({21, 45, 80}, {6, 8, 8}, {15, 8, 8}); }),
+  EXPECT_EQ(error_of([] {
+              TileOrder({21, 45, 80}, {6, 8, 8}, {15, 8, 8});
+            }),
             "granularity t = 15: expected a multiple or a divisor of the tile's t = 6; the nearest are 12 and 18");
-  EXPECT_EQ(error_of([] { TileOrder({21, 45, 80}, {6, 8, 8}, {6, 8, 0}); }),
+  EXPECT_EQ(error_of([] {
+              TileOrder({21, 45, 80}, {6, 8, 8}, {6, 8, 0});
+            }),
             "granularity x = 0: expected a multiple or a divisor of the tile's x = 8; the nearest is 1");
 }
 

@@ -11,7 +11,9 @@
 
 namespace fpsa::pattern {
 
-void PrintTo(const PatternEntry& entry, std::ostream* out) { *out << entry.name; }
+void PrintTo(const PatternEntry& entry, std::ostream* out) {
+  *out << entry.name;
+}
 
 namespace {
 
@@ -24,7 +26,8 @@ class EveryPattern : public testing::TestWithParam<PatternEntry> {};
 
 TEST_P(EveryPattern, GivesAValidSharedMaskInWhichEveryTileSeesItself) {
   std::vector<cases::Case> list = cases::all(40, 15);
-  for (const cases::Case& c : cases::real()) list.push_back(c);
+  for (const cases::Case& c : cases::real())
+    list.push_back(c);
   for (const cases::Case& c : list) {
     for (const PatternParams& params : parameters()) {
       const BlockMask mask = GetParam().make(c.grid, c.tile, params);

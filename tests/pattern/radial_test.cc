@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
-#include <algorithm>
 #include <random>
 
 #include "fpsa/base/check.h"
@@ -51,8 +51,8 @@ TEST(Radial, MatchesTheTokenRuleTilePairByTilePair) {
   list.push_back({{19, 6, 7}, {2, 3, 3}});  // deep enough in time that frames are dropped
   for (const cases::Case& c : list) {
     if (c.grid.volume() > 2400) continue;
-    for (const RadialOptions o : {RadialOptions{0.2, 128}, RadialOptions{0.5, 4}, RadialOptions{1.0, 16},
-                                  RadialOptions{0.3, 1}}) {
+    for (const RadialOptions o :
+         {RadialOptions{0.2, 128}, RadialOptions{0.5, 4}, RadialOptions{1.0, 16}, RadialOptions{0.3, 1}}) {
       const BlockMask mask = radial(c.grid, c.tile, o);
       const TileOrder order(c.grid, c.tile);
       for (int64_t a = 0; a < mask.rows; ++a) {
@@ -75,7 +75,8 @@ TEST(Radial, IsSparseOnARealGridAndKeepsTheFirstTilesOfTime) {
   EXPECT_LT(d, 0.8);
   for (int64_t r = 0; r < mask.rows; ++r) {
     const auto visible = mask.visible(0, r);
-    for (int32_t first = 0; first < 60; ++first) ASSERT_EQ(visible[static_cast<size_t>(first)], first);
+    for (int32_t first = 0; first < 60; ++first)
+      ASSERT_EQ(visible[static_cast<size_t>(first)], first);
   }
 }
 

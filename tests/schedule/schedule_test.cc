@@ -33,12 +33,14 @@ TEST(DefaultSchedule, IsValidAndGoesFromCoarseToFineToBetween) {
   EXPECT_EQ(s.phases[1].window, kFullWindow);
   EXPECT_GT(s.phases[0].granularity.volume(), s.phases[2].granularity.volume());
   EXPECT_GT(s.phases[2].granularity.volume(), s.phases[1].granularity.volume());
-  for (const Grid grid : {Grid{21, 45, 80}, Grid{21, 30, 52}, Grid{1, 1, 1}}) EXPECT_NO_THROW(check_for_grid(s, grid));
+  for (const Grid grid : {Grid{21, 45, 80}, Grid{21, 30, 52}, Grid{1, 1, 1}})
+    EXPECT_NO_THROW(check_for_grid(s, grid));
 }
 
 TEST(PhaseAt, BordersBelongToTheLaterPhase) {
   const Schedule s = default_schedule();
-  for (int64_t i = 0; i < 50; ++i) EXPECT_EQ(phase_at(s, i, 50), i < 10 ? 0 : i < 30 ? 1 : 2) << i;
+  for (int64_t i = 0; i < 50; ++i)
+    EXPECT_EQ(phase_at(s, i, 50), i < 10 ? 0 : i < 30 ? 1 : 2) << i;
   EXPECT_EQ(phase_at(s, 0, 1), 0);
   // f = 0, .25, .5, .75
   EXPECT_EQ(phase_at(s, 0, 4), 0);
@@ -76,7 +78,8 @@ TEST(PhaseAtSigma, AgreesWithTheStepsOfASamplerOfTheSameShiftInF32) {
       for (int64_t i = 0; i < steps; ++i) {
         const double u = 1.0 - static_cast<double>(i) / static_cast<double>(steps);
         const float sigma = static_cast<float>(shift * u / (1.0 + (shift - 1.0) * u));
-        ASSERT_EQ(phase_at_sigma(s, sigma), phase_at(s, i, steps)) << "shift " << shift << " step " << i << "/" << steps;
+        ASSERT_EQ(phase_at_sigma(s, sigma), phase_at(s, i, steps))
+            << "shift " << shift << " step " << i << "/" << steps;
       }
     }
   }
@@ -136,17 +139,23 @@ TEST(SettingFor, LaterOverridesWinFieldByFieldWhereAllSelectorsMatch) {
 
 TEST(CheckForGrid, RefusesGridsThatNoMaskCanHold) {
   Schedule s = default_schedule();
-  EXPECT_EQ(error_of([&] { check_for_grid(s, {21, 0, 80}); }),
+  EXPECT_EQ(error_of([&] {
+              check_for_grid(s, {21, 0, 80});
+            }),
             "grid 21x0x80: expected every extent (t, y, x) to be at least 1");
   s.tile = {1, 1, 1};
-  EXPECT_EQ(error_of([&] { check_for_grid(s, {21, 45, 80}); }),
+  EXPECT_EQ(error_of([&] {
+              check_for_grid(s, {21, 45, 80});
+            }),
             "schedule: phase 2: 75600 tiles that see 75600 each are more than 134217728 pairs; use a larger tile");
   s.phases[1].window = {6, 6, 1};
   EXPECT_NO_THROW(check_for_grid(s, {21, 45, 80}));
   Override o;
   o.pattern = "radial";
   s.overrides = {o};
-  EXPECT_EQ(error_of([&] { check_for_grid(s, {21, 45, 80}); }),
+  EXPECT_EQ(error_of([&] {
+              check_for_grid(s, {21, 45, 80});
+            }),
             "schedule: override 1: 75600 tiles that see 75600 each are more than 134217728 pairs; use a larger tile");
 }
 
@@ -154,7 +163,8 @@ TEST(CheckForGrid, WhatItAcceptsHasAMask) {
   const Schedule s = default_schedule();
   for (const Grid grid : {Grid{1, 1, 1}, Grid{21, 45, 80}, Grid{5, 7, 11}}) {
     check_for_grid(s, grid);
-    for (const Phase& phase : s.phases) EXPECT_NO_THROW(pattern::sliding_tile(grid, s.tile, phase.window));
+    for (const Phase& phase : s.phases)
+      EXPECT_NO_THROW(pattern::sliding_tile(grid, s.tile, phase.window));
   }
 }
 
@@ -186,8 +196,7 @@ TEST(Validate, ChecksSchedulesBuiltInCodeToo) {
   o.quant = Quant::kNone;
   o.phases = {{1, 3}};
   s.overrides = {o};
-  EXPECT_EQ(error_of([&] { to_toml(s); }),
-            "schedule: override 1 phases: expected phases from 1 to 3, received 2-4");
+  EXPECT_EQ(error_of([&] { to_toml(s); }), "schedule: override 1 phases: expected phases from 1 to 3, received 2-4");
   s.overrides[0].phases = {};
   s.overrides[0].layers = {{4, 3}};
   EXPECT_EQ(error_of([&] { validate(s); }),

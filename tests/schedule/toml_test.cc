@@ -13,7 +13,7 @@ using pattern::kAllTiles;
 using pattern::kFullWindow;
 
 constexpr char kHead[] = "version = 1\ntile = [6, 8, 8]\nshift = 5.0\n";  // lines 1 to 3
-constexpr char kPhase[] =  // lines 4 to 8 after kHead
+constexpr char kPhase[] =                                                 // lines 4 to 8 after kHead
     "[[phase]]\nuntil = 1.0\ngranularity = [6, 8, 8]\nwindow = [6, 6, 1]\nquant = \"e4m3\"\n";
 
 std::string error_of(const std::string& text) {
@@ -68,7 +68,8 @@ quant = "none"
 
 [[override]]
 window = ["all", "all", 2]
-)", "s.toml");
+)",
+                                "s.toml");
   EXPECT_EQ(s.version, 1);
   EXPECT_EQ(s.tile, (Grid{3, 4, 4}));
   EXPECT_EQ(s.shift, 3.0);
@@ -240,7 +241,8 @@ TEST(ToToml, RandomSchedulesSurviveTheRoundTrip) {
       return Grid{s.tile.t * (1 + below(4)), below(2) == 0 ? 1 : s.tile.y, s.tile.x * (1 + below(2))};
     };
     std::vector<double> borders;
-    for (int64_t i = below(4); i > 0; --i) borders.push_back(unit(random) * 0.99);
+    for (int64_t i = below(4); i > 0; --i)
+      borders.push_back(unit(random) * 0.99);
     std::sort(borders.begin(), borders.end());
     borders.push_back(1.0);
     for (const double until : borders) {
