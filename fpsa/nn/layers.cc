@@ -9,6 +9,9 @@ at::Tensor as(const at::Tensor& weight, const at::Tensor& x) {
   return weight.defined() ? weight.to(x.scalar_type()) : weight;
 }
 
+// F32, or F64 for F64 activations (gradient checks).
+at::ScalarType statistics_dtype(const at::Tensor& x) { return at::promote_types(x.scalar_type(), at::kFloat); }
+
 }  // namespace
 
 Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool keep_f32)
@@ -26,9 +29,9 @@ RmsNorm::RmsNorm(const Scope& scope, int64_t dim, double eps_in, bool keep_f32) 
 }
 
 at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
-  at::Tensor f = x.to(at::kFloat);
+  at::Tensor f = x.to(statistics_dtype(x));
   at::Tensor normed = f * at::rsqrt(f.square().mean(-1, /*keepdim=*/true) + eps);
-  return (normed * weight.to(at::kFloat)).to(x.scalar_type());
+  return (normed * weight.to(f.scalar_type())).to(x.scalar_type());
 }
 
 LayerNorm::LayerNorm(const Scope& scope, int64_t dim_in, double eps_in, bool affine, bool keep_f32)
