@@ -10,4 +10,9 @@ inline constexpr double kPipelineLatents = 1e-3;    // whole pipeline's latents,
 
 inline constexpr double kComposedF32 = 1e-5;  // composed attention against F64: 80 eps, sums of up to 1100 terms, relative to range
 
+inline constexpr double kAttentionF32 = 2.0;   // F32 kernels against F64 sums: factor on the bound of dot, exp2 and row sums
+inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings of P of 2^-8 each at most, relative to max |v|
+inline constexpr double kAttentionE4m3 = 0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
+inline constexpr double kAttentionE4m3Rms = 1e-3;  // e4m3 kernels: flips are rare, so the root mean square stays small
+
 }  // namespace fpsa::tolerance

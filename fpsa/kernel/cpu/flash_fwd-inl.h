@@ -1,0 +1,366 @@
+// Attention forward for CPUs: blocks of keys against register tiles of query rows, softmax on the way.
+//
+// Keys and values are packed once per head into groups of kLanes keys: in a key group the lanes of a vector are
+// keys, in a value group they are channels. A block of keys is any 64 keys' worth of groups, so ranges of visible
+// keys cost at most one partial group at each end; a block's keys and values stay in L1 while all query rows of
+// the call pass over them, 6 at a time. The running maximum is an integer, so it seldom rises, and rescaling by a
+// power of two is exact.
+//
+// Included by one ISA file per level; everything here has internal linkage. An Engine E supplies
+//   V            vector operations (vec_*-inl.h)
+//   Input        element type of q, k, v in memory;  Element  type in the packed form
+//   kE4m3        whether probabilities become E4M3 codes
+//   expand()     Input -> Element
+//   pack_keys(), pack_values()                   one group
+//   scores<MR,NC>(), accumulate<MR,NC>()         the two products of a register tile
+//   exp2(), put_probabilities()
+#pragma once
+
+#include <cstdint>
+
+#include "fpsa/kernel/attention.h"
+
+#define FPSA_UNROLL _Pragma("GCC unroll 8")
+
+namespace fpsa::kernel {
+namespace {
+
+constexpr int kRows = 6;         // query rows of a register tile
+constexpr int kBlockKeys = 64;   // keys of a block: 16 KiB of keys and as much of values at D = 128 in BF16
+constexpr float kLowest = -0x1p100f;  // first running maximum: below any score, and differences stay finite
+
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+inline const char* row_bytes(const RowsView& rows, int64_t position, int64_t element_bytes) {
+  const int64_t row = rows.index ? rows.index[position] : position;
+  return static_cast<const char*>(rows.data) + row * rows.stride * element_bytes;
+}
+
+// 2^d for an integer d <= 0.
+inline float power_of_two(float d) {
+  if (!(d >= -126.0f)) return 0.0f;
+  const int32_t bits = (static_cast<int32_t>(d) + 127) << 23;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint16_t round_to_bf16(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// Some groups of keys, in order; a mask bit per key of a partial group.
+struct KeyBlock {
+  int count = 0;
+  bool partial = false;
+  int32_t group[8];
+  uint32_t mask[8];
+};
+
+// Cuts ranges of keys into blocks of groups.
+template <int kLanes>
+class KeyWalk {
+ public:
+  explicit KeyWalk(const QueryBlock& block) : range_(block.ranges), last_(block.ranges + block.range_count) {
+    if (range_ != last_) at_ = range_->begin;
+  }
+
+  bool next(KeyBlock& block) {
+    block.count = 0;
+    block.partial = false;
+    while (block.count < kBlockKeys / kLanes && range_ != last_) {
+      const int32_t group = at_ / kLanes;
+      const uint32_t mask = group_mask(group);
+      block.group[block.count] = group;
+      block.mask[block.count] = mask;
+      block.partial |= mask != kAll;
+      ++block.count;
+    }
+    return block.count > 0;
+  }
+
+ private:
+  static constexpr uint32_t kAll = (1u << kLanes) - 1;
+
+  uint32_t group_mask(int32_t group) {
+    const int32_t begin = group * kLanes, end = begin + kLanes;
+    uint32_t mask = 0;
+    while (range_ != last_ && at_ < end) {
+      const int32_t stop = range_->end < end ? range_->end : end;
+      mask |= (kAll >> (kLanes - (stop - at_))) << (at_ - begin);
+      at_ = stop;
+      if (at_ == range_->end && ++range_ != last_) at_ = range_->begin;
+    }
+    return mask;
+  }
+
+  const KeyRange *range_, *last_;
+  int32_t at_ = 0;
+};
+
+// The packed form of one head: key groups, value groups, key scales.
+template <class E>
+struct Packed {
+  static constexpr int kLanes = E::V::kLanes;
+  using Element = typename E::Element;
+
+  Packed(void* memory, int64_t keys, int64_t dim)
+      : dim_padded(round_up(dim, kLanes)),
+        key_group(dim * kLanes),
+        value_group(dim_padded * kLanes),
+        k(static_cast<Element*>(memory)),
+        v(k + groups(keys) * key_group),
+        k_scale(reinterpret_cast<float*>(v + groups(keys) * value_group)) {}
+
+  static int64_t groups(int64_t keys) { return (keys + kLanes - 1) / kLanes; }
+  static int64_t bytes(int64_t keys, int64_t dim) {
+    const int64_t elements = groups(keys) * kLanes * (dim + round_up(dim, kLanes));
+    return elements * static_cast<int64_t>(sizeof(Element)) + groups(keys) * kLanes * 4;
+  }
+
+  int64_t dim_padded, key_group, value_group;
+  Element *k, *v;
+  float* k_scale;
+};
+
+template <class E>
+int64_t packed_bytes(int64_t keys, int64_t dim) noexcept {
+  return round_up(Packed<E>::bytes(keys, dim), 64);
+}
+
+template <class E>
+void pack(const AttentionHead& head, int64_t begin, int64_t end, void* memory) noexcept {
+  constexpr int kLanes = E::V::kLanes;
+  using Input = typename E::Input;
+  const Packed<E> packed(memory, head.keys, head.dim);
+  for (int64_t first = begin; first < end; first += kLanes) {
+    const int count = static_cast<int>(end - first < kLanes ? end - first : kLanes);
+    const Input *k[kLanes], *v[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      // Lanes past the last key hold finite values; no mask shows them.
+      const int64_t position = first + (i < count ? i : 0);
+      k[i] = reinterpret_cast<const Input*>(row_bytes(head.k, position, sizeof(Input)));
+      v[i] = reinterpret_cast<const Input*>(row_bytes(head.v, position, sizeof(Input)));
+      if (E::kE4m3) packed.k_scale[first + i] = head.k_scale[position];
+    }
+    const int64_t group = first / kLanes;
+    E::pack_keys(k, head.dim, packed.k + group * packed.key_group);
+    E::pack_values(v, head.dim, packed.dim_padded, packed.v + group * packed.value_group);
+  }
+}
+
+// Scratch of one call.
+template <class E>
+struct Work {
+  using Element = typename E::Element;
+
+  Work(void* memory, int64_t dim_padded)
+      : accumulator(static_cast<float*>(memory)),
+        lane_sum(accumulator + kMaxQueryRows * dim_padded),
+        score(lane_sum + kMaxQueryRows * E::V::kLanes),
+        row_factor(score + kRows * kBlockKeys),
+        m(row_factor + kMaxQueryRows),
+        probability(reinterpret_cast<Element*>(m + kMaxQueryRows)),
+        q(probability + kRows * kBlockKeys) {}
+
+  static int64_t bytes(int64_t dim) {
+    const int64_t floats = kMaxQueryRows * (round_up(dim, E::V::kLanes) + E::V::kLanes + 2) + kRows * kBlockKeys;
+    const int64_t elements = kRows * kBlockKeys + kMaxQueryRows * dim;
+    return floats * 4 + elements * static_cast<int64_t>(sizeof(Element));
+  }
+
+  float *accumulator, *lane_sum, *score, *row_factor, *m;
+  Element *probability, *q;
+};
+
+template <class E>
+int64_t scratch_bytes(int64_t, int64_t dim) noexcept {
+  return round_up(Work<E>::bytes(dim), 64);
+}
+
+template <class E>
+void start(const AttentionHead& head, const QueryBlock& block, const Work<E>& work, int64_t dim_padded) {
+  const float to_log2 = static_cast<float>(1.4426950408889634 * head.softmax_scale);
+  const int rows = block.end - block.begin;
+  for (int r = 0; r < rows; ++r) {
+    const int64_t position = block.begin + r;
+    const auto* q = reinterpret_cast<const typename E::Input*>(row_bytes(head.q, position, sizeof(typename E::Input)));
+    for (int64_t d = 0; d < head.dim; ++d) work.q[r * head.dim + d] = E::expand(q[d]);
+    work.row_factor[r] = E::kE4m3 ? to_log2 * head.q_scale[position] : to_log2;
+    work.m[r] = kLowest;
+  }
+  for (int64_t i = 0; i < rows * dim_padded; ++i) work.accumulator[i] = 0.0f;
+  for (int64_t i = 0; i < rows * E::V::kLanes; ++i) work.lane_sum[i] = 0.0f;
+}
+
+// Raises the running maximum of a row and rescales what was summed under the old one.
+template <class E>
+[[gnu::noinline]] void raise_maximum(typename E::V::F top, float& m, float* accumulator, float* lane_sum,
+                                     int64_t dim_padded) {
+  using V = typename E::V;
+  const float raised = __builtin_ceilf(V::reduce_max(top));
+  const auto factor = V::set1(power_of_two(m - raised));
+  for (int64_t d = 0; d < dim_padded; d += V::kLanes)
+    V::store(accumulator + d, V::mul(V::load(accumulator + d), factor));
+  V::store(lane_sum, V::mul(V::load(lane_sum), factor));
+  m = raised;
+}
+
+// Turns one row of scores into probabilities. kCount > 0: that many groups, all whole; 0: block.count groups.
+template <class E, int kCount>
+void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, const float* score,
+                 typename E::Element* probability, float& m, float* accumulator, float* lane_sum, int64_t dim_padded) {
+  using V = typename E::V;
+  using F = typename V::F;
+  const int count = kCount > 0 ? kCount : block.count;
+  F s[kCount > 0 ? kCount : 8];
+  if constexpr (kCount == 0)
+    for (F& x : s) x = V::set1(0.0f);
+  F top = V::set1(kLowest);
+  const F factor = V::set1(row_factor);
+  FPSA_UNROLL for (int c = 0; c < count; ++c) {
+    s[c] = V::mul(V::load(score + c * V::kLanes), factor);
+    if constexpr (E::kE4m3) s[c] = V::mul(s[c], V::load(k_scale + block.group[c] * V::kLanes));
+    if constexpr (kCount == 0) s[c] = V::select(V::mask(block.mask[c]), s[c], V::set1(-0x1p120f));
+    top = V::max(top, s[c]);
+  }
+  if (V::any_greater(top, V::set1(m))) [[unlikely]]
+    raise_maximum<E>(top, m, accumulator, lane_sum, dim_padded);
+  // E4M3 probabilities are scaled by 256 = 2^8 here; the row sum has the factor too, so it cancels.
+  const F offset = V::set1(E::kE4m3 ? m - 8.0f : m);
+  F sum = V::load(lane_sum);
+  FPSA_UNROLL for (int c = 0; c < count; ++c) {
+    s[c] = E::exp2(V::sub(s[c], offset));
+    if constexpr (kCount == 0) s[c] = V::select(V::mask(block.mask[c]), s[c], V::set1(0.0f));
+    sum = V::add(sum, s[c]);
+    if constexpr (E::kE4m3) s[c] = V::round_e4m3(s[c]);
+  }
+  V::store(lane_sum, sum);
+  E::template put_probabilities<kCount>(s, count, probability);
+}
+
+template <class E, int MR, int NC>
+void scores_rest(int count, const typename E::Element* q, int64_t dim, const typename E::Element* const* k,
+                 float* score) {
+  if constexpr (NC > 0) {
+    if (count == NC)
+      E::template scores<MR, NC>(q, dim, k, score);
+    else
+      scores_rest<E, MR, NC - 1>(count, q, dim, k, score);
+  }
+}
+
+template <class E, int MR, int NC>
+void accumulate_rest(int count, const typename E::Element* p, const typename E::Element* const* v, int groups,
+                     float* accumulator, int64_t dim_padded) {
+  if constexpr (NC > 0) {
+    if (count == NC)
+      E::template accumulate<MR, NC>(p, v, groups, accumulator, dim_padded);
+    else
+      accumulate_rest<E, MR, NC - 1>(count, p, v, groups, accumulator, dim_padded);
+  }
+}
+
+// One register tile of MR rows over one block of keys.
+template <class E, int MR>
+void tile(const AttentionHead& head, const Packed<E>& packed, const Work<E>& work, const KeyBlock& block, int row) {
+  using V = typename E::V;
+  using Element = typename E::Element;
+  constexpr int kLanes = V::kLanes, kPanel = E::kPanel;
+  const Element* q = work.q + row * head.dim;
+  float* accumulator = work.accumulator + row * packed.dim_padded;
+  const Element *k[8], *v[8];
+  for (int c = 0; c < block.count; ++c) {
+    k[c] = packed.k + block.group[c] * packed.key_group;
+    v[c] = packed.v + block.group[c] * packed.value_group;
+  }
+  int c = 0;
+  for (; c + kPanel <= block.count; c += kPanel)
+    E::template scores<MR, kPanel>(q, head.dim, k + c, work.score + c * kLanes);
+  scores_rest<E, MR, kPanel - 1>(block.count - c, q, head.dim, k + c, work.score + c * kLanes);
+
+  const bool whole = block.count == kBlockKeys / kLanes && !block.partial;
+  for (int r = 0; r < MR; ++r) {
+    auto softmax = whole ? softmax_row<E, kBlockKeys / kLanes> : softmax_row<E, 0>;
+    softmax(block, packed.k_scale, work.row_factor[row + r], work.score + r * kBlockKeys,
+            work.probability + r * kBlockKeys, work.m[row + r], accumulator + r * packed.dim_padded,
+            work.lane_sum + (row + r) * kLanes, packed.dim_padded);
+  }
+
+  int64_t d = 0;
+  const Element* first[8];
+  for (; d + kPanel * kLanes <= packed.dim_padded; d += kPanel * kLanes) {
+    for (int g = 0; g < block.count; ++g) first[g] = v[g] + d * E::kValueStep;
+    E::template accumulate<MR, kPanel>(work.probability, first, block.count, accumulator + d, packed.dim_padded);
+  }
+  if (d < packed.dim_padded) {
+    for (int g = 0; g < block.count; ++g) first[g] = v[g] + d * E::kValueStep;
+    accumulate_rest<E, MR, kPanel - 1>(static_cast<int>((packed.dim_padded - d) / kLanes), work.probability, first,
+                                       block.count, accumulator + d, packed.dim_padded);
+  }
+}
+
+template <class E, int MR>
+void tile_rest(int rows, const AttentionHead& head, const Packed<E>& packed, const Work<E>& work,
+               const KeyBlock& block, int row) {
+  if constexpr (MR > 0) {
+    if (rows == MR)
+      tile<E, MR>(head, packed, work, block, row);
+    else
+      tile_rest<E, MR - 1>(rows, head, packed, work, block, row);
+  }
+}
+
+template <class E>
+void finish(const AttentionHead& head, const QueryBlock& block, const AttentionOut& out, const Work<E>& work,
+            int64_t dim_padded) {
+  using V = typename E::V;
+  const bool empty = block.range_count == 0;
+  for (int r = 0; r < block.end - block.begin; ++r) {
+    const int64_t row = out.index ? out.index[block.begin + r] : block.begin + r;
+    const float sum = V::reduce_add(V::load(work.lane_sum + r * V::kLanes));
+    const float inverse = empty ? 0.0f : 1.0f / sum;
+    const float* accumulator = work.accumulator + r * dim_padded;
+    for (int64_t d = 0; d < head.dim; ++d) {
+      const float value = accumulator[d] * inverse * (E::kE4m3 ? head.v_scale[d] : 1.0f);
+      if (out.dtype == Dtype::kF32)
+        static_cast<float*>(out.out)[row * out.stride + d] = value;
+      else
+        static_cast<uint16_t*>(out.out)[row * out.stride + d] = round_to_bf16(value);
+    }
+    const float m = empty ? -__builtin_inff() : work.m[r];
+    if (out.row_max) out.row_max[row] = m;
+    if (out.lse) {
+      const double log2_sum = empty ? 0.0 : __builtin_log2(static_cast<double>(sum)) - (E::kE4m3 ? 8.0 : 0.0);
+      out.lse[row] = static_cast<float>((m + log2_sum) * 0.6931471805599453);
+    }
+  }
+}
+
+template <class E>
+void run(const AttentionHead& head, const void* packed_memory, const QueryBlock& block, const AttentionOut& out,
+         void* scratch) noexcept {
+  const Packed<E> packed(const_cast<void*>(packed_memory), head.keys, head.dim);
+  const Work<E> work(scratch, packed.dim_padded);
+  start<E>(head, block, work, packed.dim_padded);
+  const int rows = block.end - block.begin;
+  KeyWalk<E::V::kLanes> walk(block);
+  KeyBlock keys;
+  while (walk.next(keys)) {
+    int row = 0;
+    for (; row + kRows <= rows; row += kRows) tile<E, kRows>(head, packed, work, keys, row);
+    tile_rest<E, kRows - 1>(rows - row, head, packed, work, keys, row);
+  }
+  finish<E>(head, block, out, work, packed.dim_padded);
+}
+
+template <class E>
+AttentionFwd flash_fwd() {
+  return {packed_bytes<E>, pack<E>, scratch_bytes<E>, run<E>};
+}
+
+}  // namespace
+}  // namespace fpsa::kernel

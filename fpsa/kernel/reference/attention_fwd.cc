@@ -1,0 +1,112 @@
+// Row by row: all scores of the row, their maximum, the probabilities, the weighted sum of values. Sums are F64,
+// so that the difference from another entry is that entry's error.
+#include "fpsa/kernel/reference/attention_fwd.h"
+
+#include <cassert>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "fpsa/numeric/bf16.h"
+#include "fpsa/numeric/e4m3.h"
+
+namespace fpsa::kernel::reference {
+namespace {
+
+struct F32 {
+  using Type = float;
+  static float value(Type x) { return x; }
+  static float probability(float p) { return p; }
+};
+struct Bf16 {
+  using Type = uint16_t;
+  static float value(Type x) { return numeric::f32_from_bf16(x); }
+  static float probability(float p) { return numeric::f32_from_bf16(numeric::bf16_from_f32(p)); }
+};
+struct E4m3 {
+  using Type = uint8_t;
+  static float value(Type x) { return numeric::f32_from_e4m3(x); }
+  static float probability(float p) {
+    return numeric::f32_from_e4m3(numeric::e4m3_from_f32(p * 256.0f)) * (1.0f / 256.0f);
+  }
+};
+
+int64_t memory_row(const int32_t* index, int64_t position) { return index ? index[position] : position; }
+
+template <class Element>
+const typename Element::Type* row_of(const RowsView& rows, int64_t position) {
+  return static_cast<const typename Element::Type*>(rows.data) + memory_row(rows.index, position) * rows.stride;
+}
+
+template <class Element>
+float score(const AttentionHead& head, int64_t query, int64_t key) {
+  const auto *q = row_of<Element>(head.q, query), *k = row_of<Element>(head.k, key);
+  double dot = 0;
+  for (int64_t d = 0; d < head.dim; ++d) dot += static_cast<double>(Element::value(q[d])) * Element::value(k[d]);
+  const float to_log2 = static_cast<float>(std::numbers::log2e * head.softmax_scale);
+  const float row_factor = head.q_scale ? to_log2 * head.q_scale[query] : to_log2;
+  const float scaled = static_cast<float>(dot) * row_factor;
+  return head.k_scale ? scaled * head.k_scale[key] : scaled;
+}
+
+void store(const AttentionOut& out, int64_t row, int64_t d, double value) {
+  const float rounded = static_cast<float>(value);
+  if (out.dtype == Dtype::kF32)
+    static_cast<float*>(out.out)[row * out.stride + d] = rounded;
+  else
+    static_cast<uint16_t*>(out.out)[row * out.stride + d] = numeric::bf16_from_f32(rounded);
+}
+
+template <class Element>
+void run_row(const AttentionHead& head, const QueryBlock& block, int64_t query, const AttentionOut& out,
+             float* scores) {
+  float top = -std::numeric_limits<float>::infinity();
+  for (int32_t r = 0; r < block.range_count; ++r) {
+    for (int64_t key = block.ranges[r].begin; key < block.ranges[r].end; ++key) {
+      scores[key] = score<Element>(head, query, key);
+      // A NaN must reach the row's maximum, which a plain comparison would lose.
+      if (scores[key] > top || std::isnan(scores[key])) top = scores[key];
+      if (std::isnan(top)) break;
+    }
+  }
+  const float m = std::ceil(top);
+  double sum = 0;
+  double values[256] = {};
+  for (int32_t r = 0; r < block.range_count; ++r) {
+    for (int64_t key = block.ranges[r].begin; key < block.ranges[r].end; ++key) {
+      const float p = std::exp2(scores[key] - m);
+      sum += p;
+      const double weight = Element::probability(p);
+      const auto* v = row_of<Element>(head.v, key);
+      for (int64_t d = 0; d < head.dim; ++d) values[d] += weight * Element::value(v[d]);
+    }
+  }
+  const int64_t row = memory_row(out.index, query);
+  const bool empty = block.range_count == 0;
+  for (int64_t d = 0; d < head.dim; ++d) {
+    const double scale = head.v_scale ? head.v_scale[d] : 1.0;
+    store(out, row, d, empty ? 0.0 : values[d] / sum * scale);
+  }
+  if (out.lse) out.lse[row] = empty ? m : static_cast<float>((m + std::log2(sum)) * std::numbers::ln2);
+  if (out.row_max) out.row_max[row] = m;
+}
+
+int64_t packed_bytes(int64_t, int64_t) noexcept { return 0; }
+void pack(const AttentionHead&, int64_t, int64_t, void*) noexcept {}
+int64_t scratch_bytes(int64_t keys, int64_t) noexcept { return keys * static_cast<int64_t>(sizeof(float)); }
+
+template <class Element>
+void run(const AttentionHead& head, const void*, const QueryBlock& block, const AttentionOut& out,
+         void* scratch) noexcept {
+  assert(head.dim % 8 == 0 && head.dim >= 8 && head.dim <= 256);
+  for (int64_t query = block.begin; query < block.end; ++query)
+    run_row<Element>(head, block, query, out, static_cast<float*>(scratch));
+}
+
+}  // namespace
+
+AttentionFwd attention_fwd_f32() { return {packed_bytes, pack, scratch_bytes, run<F32>}; }
+AttentionFwd attention_fwd_bf16() { return {packed_bytes, pack, scratch_bytes, run<Bf16>}; }
+AttentionFwd attention_fwd_e4m3() { return {packed_bytes, pack, scratch_bytes, run<E4m3>}; }
+
+}  // namespace fpsa::kernel::reference

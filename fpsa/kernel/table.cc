@@ -1,0 +1,111 @@
+// The entries, lowest level first, and the choice among them.
+#include "fpsa/kernel/table.h"
+
+#include <array>
+#include <atomic>
+
+#include "fpsa/base/check.h"
+#include "fpsa/kernel/reference/attention_fwd.h"
+#include "fpsa/kernel/reference/quantize.h"
+#if FPSA_KERNEL_X86
+#include "fpsa/kernel/cpu/attention_fwd_avx2.h"
+#include "fpsa/kernel/cpu/attention_fwd_avx512.h"
+#include "fpsa/kernel/cpu/attention_fwd_avx512bf16.h"
+#endif
+
+namespace fpsa::kernel {
+namespace {
+
+const auto& attention_table() {
+  static const auto table = std::to_array<AttentionFwdEntry>({
+      {"attention_fwd_f32_reference", Isa::kReference, Dtype::kF32, reference::attention_fwd_f32()},
+      {"attention_fwd_bf16_reference", Isa::kReference, Dtype::kBf16, reference::attention_fwd_bf16()},
+      {"attention_fwd_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::attention_fwd_e4m3()},
+#if FPSA_KERNEL_X86
+      {"attention_fwd_f32_avx2", Isa::kAvx2, Dtype::kF32, cpu::attention_fwd_f32_avx2()},
+      {"attention_fwd_bf16_avx2", Isa::kAvx2, Dtype::kBf16, cpu::attention_fwd_bf16_avx2()},
+      {"attention_fwd_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx2()},
+      {"attention_fwd_f32_avx512", Isa::kAvx512, Dtype::kF32, cpu::attention_fwd_f32_avx512()},
+      {"attention_fwd_bf16_avx512", Isa::kAvx512, Dtype::kBf16, cpu::attention_fwd_bf16_avx512()},
+      {"attention_fwd_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512()},
+      {"attention_fwd_bf16_avx512bf16", Isa::kAvx512Bf16, Dtype::kBf16, cpu::attention_fwd_bf16_avx512bf16()},
+      {"attention_fwd_e4m3_avx512bf16", Isa::kAvx512Bf16, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512bf16()},
+#endif
+  });
+  return table;
+}
+
+const auto& quantize_table() {
+  static const auto table = std::to_array<QuantizeEntry>({
+      {"quantize_e4m3_reference", Isa::kReference, reference::quantize_e4m3()},
+  });
+  return table;
+}
+
+// The reference has no ISA to miss, so every search finds an entry.
+std::atomic<Isa>& level() {
+  static std::atomic<Isa> current = detected_isa();
+  return current;
+}
+
+}  // namespace
+
+std::string_view dtype_name(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF32:
+      return "f32";
+    case Dtype::kBf16:
+      return "bf16";
+    case Dtype::kE4m3:
+      return "e4m3";
+  }
+  return "unknown";
+}
+
+std::span<const AttentionFwdEntry> attention_fwd_entries() { return attention_table(); }
+std::span<const QuantizeEntry> quantize_entries() { return quantize_table(); }
+
+const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level) {
+  const AttentionFwdEntry* best = nullptr;
+  for (const auto& entry : attention_fwd_entries())
+    if (entry.dtype == dtype && entry.isa <= level) best = &entry;
+  return *best;
+}
+
+const QuantizeEntry& quantize_at(Isa level) {
+  const QuantizeEntry* best = nullptr;
+  for (const auto& entry : quantize_entries())
+    if (entry.isa <= level) best = &entry;
+  return *best;
+}
+
+void force_isa(std::string_view name) {
+  if (name == "auto") {
+    level() = detected_isa();
+    return;
+  }
+  std::string names = "auto";
+  for (const Isa isa : all_isas()) {
+    names += join(", ", isa_name(isa));
+    if (isa_name(isa) != name) continue;
+    FPSA_CHECK(isa <= detected_isa(), "isa: '", name, "' needs ", isa_requirements(isa),
+               ", which this machine does not support; its highest level is '", isa_name(detected_isa()), "'");
+    level() = isa;
+    return;
+  }
+  FPSA_CHECK(false, "isa: expected one of ", names, ", got '", name, "'");
+}
+
+Isa current_isa() { return level(); }
+
+const AttentionFwdEntry& attention_fwd(Dtype dtype) { return attention_fwd_at(dtype, current_isa()); }
+const QuantizeEntry& quantize() { return quantize_at(current_isa()); }
+
+std::vector<std::string> selected() {
+  std::vector<std::string> names;
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3}) names.emplace_back(attention_fwd(dtype).name);
+  names.emplace_back(quantize().name);
+  return names;
+}
+
+}  // namespace fpsa::kernel

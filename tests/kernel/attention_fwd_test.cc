@@ -1,0 +1,212 @@
+// Walks the kernel table: every entry that this machine supports against the reference of its dtype.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "fpsa/base/check.h"
+#include "fpsa/numeric/bounds.h"
+#include "tests/kernel/attention_case.h"
+#include "tests/tolerance.h"
+
+namespace fpsa::kernel {
+namespace {
+
+using testing_support::AttentionCase;
+using testing_support::AttentionResult;
+using testing_support::run_entry;
+
+// Largest |value| of v, and the bound of a row's |S| error in natural-log units.
+struct Magnitudes {
+  double value = 0, score_error = 0;
+};
+
+Magnitudes magnitudes(const AttentionCase& test, const QueryBlock& block) {
+  const AttentionHead& head = test.head;
+  Magnitudes found;
+  for (int32_t r = 0; r < block.range_count; ++r) {
+    for (int64_t key = block.ranges[r].begin; key < block.ranges[r].end; ++key) {
+      for (int64_t d = 0; d < head.dim; ++d)
+        found.value = std::max(found.value, std::abs(test.value(head.v, nullptr, head.v_scale, key, d)));
+      for (int64_t query = block.begin; query < block.end; ++query) {
+        double sum = 0;
+        for (int64_t d = 0; d < head.dim; ++d)
+          sum += std::abs(test.value(head.q, head.q_scale, nullptr, query, d) *
+                          test.value(head.k, head.k_scale, nullptr, key, d));
+        // Two more roundings scale the dot product to log2 units.
+        found.score_error = std::max(
+            found.score_error, numeric::dot_bound(numeric::kF32Epsilon, head.dim + 2, sum) * head.softmax_scale);
+      }
+    }
+  }
+  return found;
+}
+
+void compare(const AttentionFwdEntry& entry, const AttentionCase& test, const QueryBlock& block,
+             const AttentionResult& got, const AttentionResult& want) {
+  const auto [value, score_error] = magnitudes(test, block);
+  int64_t keys = 0;
+  for (int32_t r = 0; r < block.range_count; ++r) keys += block.ranges[r].end - block.ranges[r].begin;
+  // exp2 is good to 3e-6 in the entries that round P anyway and to 3e-7 in F32; sums lose an epsilon per term.
+  const double exp_error = entry.dtype == Dtype::kF32 ? 3e-7 : 3e-6;
+  const double relative =
+      tolerance::kAttentionF32 * (score_error + exp_error + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
+  double allowed = relative * value;
+  if (entry.dtype == Dtype::kBf16) allowed += tolerance::kAttentionBf16 * value;
+  if (entry.dtype == Dtype::kE4m3) allowed += tolerance::kAttentionE4m3 * value;
+  double squares = 0;
+  int64_t elements = 0;
+  for (int32_t i = block.begin; i < block.end; ++i) {
+    const size_t row = static_cast<size_t>(test.head.q.index[i]);
+    if (keys == 0) {
+      EXPECT_EQ(got.lse[row], -std::numeric_limits<float>::infinity());
+      EXPECT_EQ(got.row_max[row], -std::numeric_limits<float>::infinity());
+    } else {
+      EXPECT_NEAR(got.lse[row], want.lse[row], relative + 1e-6 * std::abs(want.lse[row])) << "row " << i;
+      // The maximum may differ by one only where the largest score lies on an integer.
+      EXPECT_NEAR(got.row_max[row], want.row_max[row], 1.0) << "row " << i;
+    }
+    for (size_t d = 0; d < static_cast<size_t>(test.head.dim); ++d) {
+      const size_t at = row * static_cast<size_t>(test.head.dim) + d;
+      const double error = std::abs(static_cast<double>(got.out[at]) - want.out[at]);
+      ASSERT_LE(error, allowed) << "row " << i << " channel " << d << ": expected " << want.out[at] << ", got "
+                                << got.out[at];
+      squares += error * error;
+      ++elements;
+    }
+  }
+  if (entry.dtype == Dtype::kE4m3 && elements > 0) {
+    EXPECT_LE(std::sqrt(squares / static_cast<double>(elements)), (tolerance::kAttentionE4m3Rms + relative) * value);
+  }
+}
+
+class AttentionFwdTable : public testing::TestWithParam<size_t> {
+ protected:
+  void SetUp() override {
+    if (entry().isa > detected_isa()) GTEST_SKIP() << entry().name << " needs " << isa_requirements(entry().isa);
+  }
+  const AttentionFwdEntry& entry() const { return attention_fwd_entries()[GetParam()]; }
+  const AttentionFwdEntry& reference() const { return attention_fwd_at(entry().dtype, Isa::kReference); }
+};
+
+TEST_P(AttentionFwdTable, MatchesTheReferenceOnRandomShapes) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    std::mt19937_64 random(seed * 7919);
+    const int64_t dim = seed % 4 == 0 ? 64 : seed % 4 == 1 ? 128 : 8 + 8 * static_cast<int64_t>(random() % 32);
+    const int64_t queries = 1 + static_cast<int64_t>(random() % 120), keys = 1 + static_cast<int64_t>(random() % 300);
+    SCOPED_TRACE(join(entry().name, " seed ", seed, " queries ", queries, " keys ", keys, " dim ", dim));
+    AttentionCase test(entry().dtype, seed, queries, keys, dim, seed % 5 == 0 ? 4.0 : 1.0);
+    const auto ranges = test.random_ranges();
+    QueryBlock block;
+    block.begin = static_cast<int32_t>(random() % static_cast<uint64_t>(queries));
+    block.end = static_cast<int32_t>(std::min<int64_t>(queries, block.begin + 1 + static_cast<int64_t>(random() % kMaxQueryRows)));
+    block.ranges = ranges.data();
+    block.range_count = static_cast<int32_t>(ranges.size());
+    bool clean = false, reference_clean = false;
+    const auto got = run_entry(entry().kernel, test, block, clean);
+    const auto want = run_entry(reference().kernel, test, block, reference_clean);
+    EXPECT_TRUE(clean) << "wrote outside its rows";
+    EXPECT_TRUE(reference_clean);
+    compare(entry(), test, block, got, want);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(AttentionFwdTable, ARowDoesNotDependOnItsBlock) {
+  AttentionCase test(entry().dtype, 5, 97, 211, 72);
+  const auto ranges = test.random_ranges();
+  auto run = [&](int32_t begin, int32_t end) {
+    bool clean = false;
+    return run_entry(entry().kernel, test, {begin, end, ranges.data(), static_cast<int32_t>(ranges.size())}, clean);
+  };
+  const auto whole = run(0, 96);
+  for (const auto& [begin, end] : {std::pair{0, 1}, {7, 20}, {95, 96}, {40, 96}}) {
+    const auto part = run(begin, end);
+    for (int32_t i = begin; i < end; ++i) {
+      const size_t row = static_cast<size_t>(test.head.q.index[i]) * 72;
+      EXPECT_EQ(0, std::memcmp(&whole.out[row], &part.out[row], 72 * sizeof(float))) << "row " << i;
+    }
+  }
+}
+
+TEST_P(AttentionFwdTable, Bf16OutputIsTheRoundedF32Output) {
+  AttentionCase test(entry().dtype, 9, 30, 100, 40);
+  const KeyRange all{0, 100};
+  bool clean = false;
+  const auto f32 = run_entry(entry().kernel, test, {3, 25, &all, 1}, clean);
+  const auto bf16 = run_entry(entry().kernel, test, {3, 25, &all, 1}, clean, Dtype::kBf16);
+  EXPECT_TRUE(clean);
+  for (int32_t i = 3; i < 25; ++i)
+    for (size_t d = 0; d < 40; ++d) {
+      const size_t at = static_cast<size_t>(test.head.q.index[i]) * 40 + d;
+      EXPECT_EQ(bf16.out[at], numeric::f32_from_bf16(numeric::bf16_from_f32(f32.out[at])));
+    }
+}
+
+TEST_P(AttentionFwdTable, EmptyMaskRowGivesZero) {
+  AttentionCase test(entry().dtype, 3, 10, 20, 16);
+  bool clean = false;
+  const auto got = run_entry(entry().kernel, test, {0, 10, nullptr, 0}, clean);
+  EXPECT_TRUE(clean);
+  EXPECT_EQ(got.out, std::vector<float>(160, 0.0f));
+  EXPECT_EQ(got.lse, std::vector<float>(10, -std::numeric_limits<float>::infinity()));
+}
+
+TEST_P(AttentionFwdTable, LargeScoresDoNotOverflow) {
+  AttentionCase test(entry().dtype, 4, 12, 70, 64, 60.0);
+  const KeyRange all{0, 70};
+  bool clean = false;
+  const auto got = run_entry(entry().kernel, test, {0, 12, &all, 1}, clean);
+  for (const float x : got.out) EXPECT_TRUE(std::isfinite(x));
+  for (const float x : got.lse) EXPECT_TRUE(std::isfinite(x));
+}
+
+TEST_P(AttentionFwdTable, ANanScoreMakesItsRowNan) {
+  AttentionCase test(entry().dtype, 6, 7, 90, 24);
+  const size_t at = static_cast<size_t>(test.query_index[2] * test.stride + 5);
+  if (entry().dtype == Dtype::kF32) {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    std::memcpy(test.q.data() + at * 4, &nan, 4);
+  } else if (entry().dtype == Dtype::kBf16) {
+    const uint16_t nan = 0x7fc0;
+    std::memcpy(test.q.data() + at * 2, &nan, 2);
+  } else {
+    test.q[at] = numeric::kE4m3Nan;
+  }
+  const KeyRange all{0, 90};
+  bool clean = false;
+  const auto got = run_entry(entry().kernel, test, {0, 7, &all, 1}, clean);
+  for (int32_t i = 0; i < 7; ++i)
+    for (size_t d = 0; d < 24; ++d)
+      EXPECT_EQ(std::isnan(got.out[static_cast<size_t>(test.query_index[static_cast<size_t>(i)]) * 24 + d]), i == 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Entries, AttentionFwdTable, testing::Range<size_t>(0, attention_fwd_entries().size()),
+                         [](const auto& info) { return std::string(attention_fwd_entries()[info.param].name); });
+
+TEST(AttentionFwdReference, MatchesADirectSoftmaxInF64) {
+  AttentionCase test(Dtype::kF32, 11, 9, 33, 16);
+  const KeyRange all{0, 33};
+  bool clean = false;
+  const auto got = run_entry(attention_fwd_at(Dtype::kF32, Isa::kReference).kernel, test, {0, 9, &all, 1}, clean);
+  for (int64_t i = 0; i < 9; ++i) {
+    double weights[33], sum = 0;
+    for (int64_t j = 0; j < 33; ++j) {
+      double dot = 0;
+      for (int64_t d = 0; d < 16; ++d)
+        dot += test.value(test.head.q, nullptr, nullptr, i, d) * test.value(test.head.k, nullptr, nullptr, j, d);
+      sum += weights[j] = std::exp(dot * test.head.softmax_scale);
+    }
+    const size_t row = static_cast<size_t>(test.query_index[static_cast<size_t>(i)]);
+    EXPECT_NEAR(got.lse[row], std::log(sum), 1e-6);
+    for (int64_t d = 0; d < 16; ++d) {
+      double value = 0;
+      for (int64_t j = 0; j < 33; ++j) value += weights[j] / sum * test.value(test.head.v, nullptr, nullptr, j, d);
+      EXPECT_NEAR(got.out[row * 16 + static_cast<size_t>(d)], value, 2e-6);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fpsa::kernel
