@@ -1,0 +1,57 @@
+// Attention forward on torch tensors: checks, quantisation, tile order, threads, allocation.
+//
+// One call takes raster-order tensors and returns raster order; the tile order is only in the indices that the
+// kernels read and write through.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/ops/plan.h"
+
+namespace fpsa::ops {
+
+enum class Precision {
+  kNone,  // the tensors' own dtype
+  kE4m3,  // Q, K, V quantised here, P inside the kernel
+};
+
+struct AttentionOptions {
+  Precision precision = Precision::kNone;
+  std::optional<double> scale;    // softmax scale; 1/sqrt(D) when absent
+  bool heads_first = false;       // q, k, v, out are [B,H,L,D] instead of [B,L,H,D]
+  bool want_lse = false;
+  bool want_row_max = false;
+  std::optional<at::Tensor> out;  // written instead of a new tensor: q's shape and dtype, innermost contiguous
+};
+
+struct AttentionResult {
+  at::Tensor out;
+  at::Tensor lse;                 // [B,H,Lq] F32, natural log, raster order; undefined unless wanted
+  at::Tensor row_max;             // [B,H,Lq] F32, integers in log2 units, raster order; undefined unless wanted
+  std::string_view kernel;        // the entry that ran
+  kernel::Isa isa = kernel::Isa::kReference;
+};
+
+/// out = softmax(scale q k^T over the plan's visible keys) v.
+///   Shapes    q, k, v, out [B,L,H,D] (or heads first), L = plan.tokens(), raster order; D a multiple of 8, 8 to 256
+///   Layout    any strides whose innermost is 1 are read in place
+///   Numerics  F32 or BF16 in and out, all alike; kernel/attention.h says how. A plan that is dense, at precision
+///             kNone, gives the bits of dense_attention
+///   Threads   at::parallel_for over (batch, head, query block); the bytes do not depend on the number of threads
+///   Errors    c10::Error names argument, expected, received, remedy. No gradients: an input that requires them
+///             while they are enabled is an error that names composed_attention
+AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
+                          const AttentionOptions& options = {});
+
+/// The same over all keys, without a grid: self- or cross-attention, precision kNone.
+///   Shapes    q, out [B,Lq,H,D]; k, v [B,Lk,H,D] (or heads first)
+///   Edges     Lk = 0 gives zeros
+AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                const AttentionOptions& options = {});
+
+}  // namespace fpsa::ops

@@ -1,0 +1,56 @@
+#include "fpsa/ops/plan.h"
+
+#include <algorithm>
+#include <list>
+#include <mutex>
+
+#include "fpsa/base/check.h"
+#include "fpsa/pattern/registry.h"
+
+namespace fpsa::ops {
+namespace {
+
+struct Key {
+  pattern::Grid grid, tile, granularity, window;
+  std::string pattern;
+  bool operator==(const Key&) const = default;
+};
+
+// A run needs one plan per distinct setting of its schedule: few, but each may hold megabytes.
+constexpr size_t kMaxPlans = 32;
+
+}  // namespace
+
+Plan::Plan(const pattern::Grid& grid, const pattern::Grid& tile, const pattern::Grid& granularity,
+           pattern::BlockMask mask)
+    : order_(grid, tile, granularity), groups_(pattern::token_groups(order_)), mask_(std::move(mask)) {
+  FPSA_CHECK(mask_.rows == order_.tile_count() && mask_.cols == order_.tile_count(), "mask: expected ",
+             order_.tile_count(), " x ", order_.tile_count(), " tiles for grid ", pattern::to_string(grid), " and tile ",
+             pattern::to_string(tile), ", got ", mask_.rows, " x ", mask_.cols);
+  for (int64_t head = 0; head < mask_.heads(); ++head)
+    visibility_.emplace_back(mask_, head, order_.tile_begin(), order_.tile_begin());
+  density_ = pattern::density(mask_, order_);
+  dense_ = static_cast<int64_t>(mask_.col.size()) == mask_.heads() * mask_.rows * mask_.cols;
+}
+
+std::shared_ptr<const Plan> plan_for(const pattern::Grid& grid, const pattern::Grid& tile,
+                                     const pattern::Grid& granularity, const std::string& pattern,
+                                     const pattern::Grid& window) {
+  static std::mutex mutex;
+  static std::list<std::pair<Key, std::shared_ptr<const Plan>>> cache;  // most recently used first
+  const Key key{grid, tile, granularity, window, pattern};
+  const std::lock_guard lock(mutex);
+  const auto found = std::ranges::find_if(cache, [&](const auto& entry) { return entry.first == key; });
+  if (found != cache.end()) {
+    cache.splice(cache.begin(), cache, found);
+    return found->second;
+  }
+  pattern::PatternParams params;
+  params.window = window;
+  auto plan = std::make_shared<const Plan>(grid, tile, granularity, pattern::make_pattern(pattern, grid, tile, params));
+  cache.emplace_front(key, plan);
+  if (cache.size() > kMaxPlans) cache.pop_back();
+  return plan;
+}
+
+}  // namespace fpsa::ops

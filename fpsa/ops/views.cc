@@ -1,0 +1,41 @@
+#include "fpsa/ops/views.h"
+
+#include <c10/core/GradMode.h>
+
+namespace fpsa::ops {
+
+at::Tensor tokens_first(const at::Tensor& x, bool heads_first) {
+  const auto view = heads_first ? x.transpose(1, 2) : x;
+  return view.stride(3) == 1 || view.size(3) == 1 ? view : view.contiguous();
+}
+
+void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first) {
+  TORCH_CHECK(x.defined() && x.dim() == 4, op, ": ", name, " must be ", heads_first ? "[B,H,L,D]" : "[B,L,H,D]",
+              ", got ", x.defined() ? x.dim() : 0, " dimensions");
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16, op, ": ", name,
+              " must be float32 or bfloat16, got ", x.scalar_type(), "; cast it first");
+  TORCH_CHECK(x.device().is_cpu(), op, ": ", name, " must be on the CPU, got ", x.device(),
+              "; this build has no kernels for that device");
+  TORCH_CHECK(x.size(3) % 8 == 0 && x.size(3) >= 8 && x.size(3) <= 256, op, ": the head dim of ", name,
+              " must be a multiple of 8 from 8 to 256, got ", x.size(3), "; pad it with zeros");
+  TORCH_CHECK(x.numel() < (int64_t{1} << 40), op, ": ", name, " is too large: ", x.sizes());
+}
+
+kernel::Dtype kernel_dtype(at::ScalarType type) {
+  return type == at::kFloat ? kernel::Dtype::kF32 : kernel::Dtype::kBf16;
+}
+
+kernel::RowsView rows_of(const at::Tensor& x, int64_t b, int64_t h, const int32_t* index) {
+  const auto* data = static_cast<const char*>(x.const_data_ptr()) +
+                     (b * x.stride(0) + h * x.stride(2)) * static_cast<int64_t>(x.element_size());
+  return {data, x.stride(1), index};
+}
+
+void check_no_gradient(std::string_view op, at::TensorList tensors) {
+  if (!c10::GradMode::is_enabled()) return;
+  for (const auto& x : tensors)
+    TORCH_CHECK(!x.requires_grad(), op, ": an input requires a gradient, which this forward-only kernel cannot give; ",
+                "use fpsa::ops::composed_attention (torch.ops.fpsa.composed_attention), or disable gradients");
+}
+
+}  // namespace fpsa::ops

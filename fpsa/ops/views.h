@@ -1,0 +1,28 @@
+// Checks and views of [B,L,H,D] tensors, shared by the operators.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "fpsa/kernel/attention.h"
+
+namespace fpsa::ops {
+
+/// A tensor in [B,L,H,D] order whose innermost stride is 1; a copy only where it must be.
+at::Tensor tokens_first(const at::Tensor& x, bool heads_first);
+
+/// Checks dimension, dtype (F32 or BF16), head dim and device of one argument of an operator.
+void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first);
+
+/// The kernels' name of F32 and BF16.
+kernel::Dtype kernel_dtype(at::ScalarType type);
+
+/// Rows of one (batch, head) of a [B,L,H,D] tensor.
+kernel::RowsView rows_of(const at::Tensor& x, int64_t b, int64_t h, const int32_t* index);
+
+/// Throws if any of the tensors needs a gradient while gradients are enabled.
+void check_no_gradient(std::string_view op, at::TensorList tensors);
+
+}  // namespace fpsa::ops
