@@ -1,6 +1,8 @@
 // The attention methods: dense, sliding tile (STA), FP8 only, and FPSAttention's schedule over both.
 //
-// Every method records what it ran, per layer and step, and how long attention took.
+// Every method records what it ran, per layer and step, and how long attention took. STA and FP8 are the schedule
+// with one of its two halves switched off, so that a comparison changes one thing at a time. Where a setting is
+// dense without quantisation, the bits are those of make_dense().
 #pragma once
 
 #include <cstdint>
@@ -10,23 +12,24 @@
 
 #include "fpsa/nn/attention_method.h"
 #include "fpsa/pattern/grid.h"
+#include "fpsa/schedule/schedule.h"
 
 namespace fpsa::accel {
 
-/// What ran for one (layer, step), in words for a person.
+/// What ran for one (layer, step), in words for a person. Heads that differ are joined by "; ".
 struct Explain {
   int64_t layer = 0;
   int64_t step = 0;
   std::string method;       // dense, sta, fp8, fps
   std::string kernel;       // e.g. attention_fwd_e4m3_avx512bf16
   std::string isa;          // e.g. avx512bf16
-  std::string pattern;      // e.g. "window (3,2,2) of tile (3,4,4)"
-  double density = 1.0;     // visible (query, key) pairs / L^2
+  std::string pattern;      // e.g. "sta window (3,2,2) of tile (3,4,4)"
+  double density = 1.0;     // visible (query, key) pairs / L^2, averaged over the heads
   std::string granularity;  // tokens that share a Q or K scale, "-" without quantisation
   std::string reason;       // why this setting was chosen
 };
 
-/// An AttentionMethod that reports.
+/// An AttentionMethod that reports. Not for concurrent use; one object per sampling run.
 class Method : public nn::AttentionMethod {
  public:
   /// The last run's entries, ordered by (step, layer); a repeated (layer, step) keeps the latest.
@@ -39,5 +42,20 @@ class Method : public nn::AttentionMethod {
 
 /// Dense attention in the dtype of q: the baseline. Under gradients it runs ops::composed_attention.
 std::unique_ptr<Method> make_dense();
+
+/// FPSAttention: windows and quantisation from the schedule.
+///   Errors    an invalid schedule at once; one that does not fit grid or model at the first call. Gradients: an
+///             error that names the composed path
+std::unique_ptr<Method> make_fps(schedule::Schedule schedule);
+
+/// The schedule's windows and patterns without quantisation.
+std::unique_ptr<Method> make_sta(schedule::Schedule schedule);
+/// The same window at every step.
+std::unique_ptr<Method> make_sta(const pattern::Grid& tile, const pattern::Grid& window);
+
+/// The schedule's granularities in E4M3 over all keys, at every step.
+std::unique_ptr<Method> make_fp8(schedule::Schedule schedule);
+/// The same granularity at every step.
+std::unique_ptr<Method> make_fp8(const pattern::Grid& tile, const pattern::Grid& granularity);
 
 }  // namespace fpsa::accel

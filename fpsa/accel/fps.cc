@@ -1,0 +1,174 @@
+// FPSAttention: FP8 and tile sparsity by a schedule over steps. STA and FP8 are schedules with one half removed.
+#include <algorithm>
+#include <utility>
+
+#include "fpsa/accel/recorder.h"
+#include "fpsa/base/check.h"
+#include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/ops/attention.h"
+#include "fpsa/ops/plan.h"
+
+namespace fpsa::accel {
+namespace {
+
+using pattern::Grid;
+using schedule::Quant;
+using schedule::Schedule;
+using schedule::Setting;
+
+// Neighbouring heads with the same setting.
+struct HeadRun {
+  int64_t first, count;
+  Setting setting;
+};
+
+bool same_work(const Setting& a, const Setting& b) {
+  return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
+}
+
+std::string extents(const Grid& g) {
+  auto one = [](int64_t n) { return n >= pattern::kAllTiles ? std::string("all") : std::to_string(n); };
+  return join('(', one(g.t), ',', one(g.y), ',', one(g.x), ')');
+}
+
+std::string describe(const Setting& setting, const Grid& tile, bool dense) {
+  if (dense) return "dense";
+  if (setting.pattern == "sta") return join("sta window ", extents(setting.window), " of tile ", extents(tile));
+  return join(setting.pattern, " of tile ", extents(tile));
+}
+
+class Fps : public RecordingMethod {
+ public:
+  Fps(Schedule schedule, std::string name) : schedule_(std::move(schedule)), name_(std::move(name)) {
+    schedule::validate(schedule_);
+  }
+
+ protected:
+  at::Tensor compute(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const nn::AttentionContext& context, Explain& entry) override {
+    FPSA_CHECK(q.dim() == 4, name_, ": q must be [B,L,H,D], got ", q.dim(), " dimensions");
+    check_fits(context, q.size(2));
+    FPSA_CHECK(q.size(1) == context.grid.volume(), name_, ": q must have the ", context.grid.volume(),
+               " tokens of grid ", pattern::to_string(context.grid), ", got ", q.size(1));
+    const auto runs = head_runs(context, q.size(2));
+    auto out = at::empty(q.sizes(), q.options());
+    entry.method = name_;
+    entry.density = 0;
+    for (const HeadRun& run : runs) {
+      const auto plan = ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern,
+                                      run.setting.window);
+      auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
+      ops::AttentionOptions options;
+      options.precision = run.setting.quant == Quant::kE4m3 ? ops::Precision::kE4m3 : ops::Precision::kNone;
+      options.out = heads(out);
+      const auto result = ops::attention(heads(q), heads(k), heads(v), *plan, options);
+      explain(run, runs.size() > 1, *plan, result, entry);
+      entry.density += plan->density() * static_cast<double>(run.count) / static_cast<double>(q.size(2));
+    }
+    explain_reason(runs, context, entry);
+    return out;
+  }
+
+ private:
+  void check_fits(const nn::AttentionContext& context, int64_t heads) {
+    if (checked_grid_ == context.grid && checked_layers_ == context.num_layers && checked_heads_ == heads) return;
+    schedule::check_for_grid(schedule_, context.grid);
+    schedule::check_for_model(schedule_, context.num_layers, heads);
+    checked_grid_ = context.grid;
+    checked_layers_ = context.num_layers;
+    checked_heads_ = heads;
+  }
+
+  std::vector<HeadRun> head_runs(const nn::AttentionContext& context, int64_t heads) const {
+    std::vector<HeadRun> runs;
+    for (int64_t head = 0; head < heads; ++head) {
+      const auto setting = schedule::setting_for(schedule_, context.step, context.num_steps, context.layer, head);
+      if (!runs.empty() && same_work(runs.back().setting, setting))
+        ++runs.back().count;
+      else
+        runs.push_back({head, 1, setting});
+    }
+    return runs;
+  }
+
+  void explain(const HeadRun& run, bool several, const ops::Plan& plan, const ops::AttentionResult& result,
+               Explain& entry) const {
+    const std::string who =
+        several ? join("heads ", run.first, "-", run.first + run.count - 1, ": ") : std::string();
+    auto add = [](std::string& text, const std::string& part) {
+      if (!text.empty()) text += "; ";
+      text += part;
+    };
+    const bool quantised = run.setting.quant == Quant::kE4m3;
+    add(entry.pattern, who + describe(run.setting, schedule_.tile, plan.dense()));
+    add(entry.granularity, who + (quantised ? extents(run.setting.granularity) : std::string("-")));
+    // One name is enough when all heads took the same kernel.
+    if (entry.kernel.find(result.kernel) == std::string::npos) {
+      add(entry.kernel, std::string(result.kernel));
+      add(entry.isa, std::string(kernel::isa_name(result.isa)));
+    }
+  }
+
+  void explain_reason(const std::vector<HeadRun>& runs, const nn::AttentionContext& context, Explain& entry) const {
+    const int phase = schedule::phase_at(schedule_, context.step, context.num_steps);
+    entry.reason = join("phase ", phase + 1, " of ", schedule_.phases.size(), " (f ",
+                        static_cast<double>(context.step) / static_cast<double>(context.num_steps), " < ",
+                        schedule_.phases[static_cast<size_t>(phase)].until, ")");
+    for (const HeadRun& run : runs)
+      if (run.setting.override_index >= 0)
+        entry.reason += join(", override ", run.setting.override_index + 1, " for heads ", run.first, "-",
+                             run.first + run.count - 1);
+  }
+
+  Schedule schedule_;
+  std::string name_;
+  Grid checked_grid_{0, 0, 0};
+  int64_t checked_layers_ = -1, checked_heads_ = -1;
+};
+
+// An override that only changed what was removed.
+bool says_nothing(const schedule::Override& change) {
+  return !change.pattern && !change.granularity && !change.window && !change.quant;
+}
+
+Schedule one_phase(const Grid& tile, const Grid& granularity, const Grid& window, Quant quant) {
+  Schedule schedule;
+  schedule.tile = tile;
+  schedule.phases = {{1.0, granularity, window, quant}};
+  return schedule;
+}
+
+}  // namespace
+
+std::unique_ptr<Method> make_fps(Schedule schedule) { return std::make_unique<Fps>(std::move(schedule), "fps"); }
+
+std::unique_ptr<Method> make_sta(Schedule schedule) {
+  for (auto& phase : schedule.phases) phase.quant = Quant::kNone;
+  for (auto& change : schedule.overrides) change.quant.reset();
+  std::erase_if(schedule.overrides, says_nothing);
+  return std::make_unique<Fps>(std::move(schedule), "sta");
+}
+
+std::unique_ptr<Method> make_sta(const Grid& tile, const Grid& window) {
+  return make_sta(one_phase(tile, tile, window, Quant::kNone));
+}
+
+std::unique_ptr<Method> make_fp8(Schedule schedule) {
+  for (auto& phase : schedule.phases) {
+    phase.window = pattern::kFullWindow;
+    phase.quant = Quant::kE4m3;
+  }
+  for (auto& change : schedule.overrides) {
+    change.pattern.reset();
+    change.window.reset();
+    change.quant.reset();
+  }
+  std::erase_if(schedule.overrides, says_nothing);
+  return std::make_unique<Fps>(std::move(schedule), "fp8");
+}
+
+std::unique_ptr<Method> make_fp8(const Grid& tile, const Grid& granularity) {
+  return make_fp8(one_phase(tile, granularity, pattern::kFullWindow, Quant::kE4m3));
+}
+
+}  // namespace fpsa::accel

@@ -1,0 +1,160 @@
+#include "fpsa/accel/methods.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "fpsa/base/check.h"
+#include "fpsa/kernel/table.h"
+#include "fpsa/ops/attention.h"
+#include "fpsa/ops/plan.h"
+
+namespace fpsa::accel {
+namespace {
+
+using pattern::Grid;
+using schedule::Quant;
+
+constexpr Grid kGrid{6, 8, 8};
+constexpr Grid kTile{3, 4, 4};
+
+struct Inputs {
+  at::Tensor q, k, v;
+};
+
+Inputs random_inputs(int64_t heads = 4) {
+  at::manual_seed(11);
+  auto make = [&] { return at::randn({2, kGrid.volume(), heads, 32}).to(at::kBFloat16); };
+  return {make(), make(), make()};
+}
+
+nn::AttentionContext at_step(int64_t step, int64_t layer = 0, Grid grid = kGrid) {
+  nn::AttentionContext context;
+  context.layer = layer;
+  context.num_layers = 3;
+  context.step = step;
+  context.num_steps = 10;
+  context.grid = grid;
+  return context;
+}
+
+// Coarse and sparse, then dense without quantisation, then sparse without quantisation.
+schedule::Schedule three_phases() {
+  schedule::Schedule s;
+  s.tile = kTile;
+  s.phases = {{0.2, {6, 8, 8}, {2, 1, 1}, Quant::kE4m3},
+              {0.6, kTile, pattern::kFullWindow, Quant::kNone},
+              {1.0, kTile, {1, 2, 1}, Quant::kNone}};
+  return s;
+}
+
+at::Tensor run(Method& method, const Inputs& x, const nn::AttentionContext& context) {
+  return method.self_attention(x.q, x.k, x.v, context);
+}
+
+TEST(Methods, DenseSettingReproducesTheBaselineBitForBit) {
+  const auto x = random_inputs();
+  const auto baseline = run(*make_dense(), x, at_step(0));
+  EXPECT_TRUE(at::equal(run(*make_sta(kTile, pattern::kFullWindow), x, at_step(0)), baseline));
+  EXPECT_TRUE(at::equal(run(*make_sta(kTile, {2, 2, 2}), x, at_step(0)), baseline));  // as many tiles as there are
+  EXPECT_TRUE(at::equal(run(*make_fps(three_phases()), x, at_step(3)), baseline));
+  EXPECT_FALSE(at::equal(run(*make_fps(three_phases()), x, at_step(0)), baseline));
+  EXPECT_FALSE(at::equal(run(*make_fps(three_phases()), x, at_step(9)), baseline));
+}
+
+TEST(Methods, FpsRunsThePhaseOfItsStep) {
+  const auto x = random_inputs();
+  const auto method = make_fps(three_phases());
+  ops::AttentionOptions e4m3;
+  e4m3.precision = ops::Precision::kE4m3;
+  const auto first = ops::plan_for(kGrid, kTile, {6, 8, 8}, "sta", {2, 1, 1});
+  EXPECT_TRUE(at::equal(run(*method, x, at_step(1)), ops::attention(x.q, x.k, x.v, *first, e4m3).out));
+  const auto last = ops::plan_for(kGrid, kTile, kTile, "sta", {1, 2, 1});
+  EXPECT_TRUE(at::equal(run(*method, x, at_step(6)), ops::attention(x.q, x.k, x.v, *last).out));
+}
+
+TEST(Methods, StaAndFp8AreTheHalvesOfTheSchedule) {
+  const auto x = random_inputs();
+  EXPECT_TRUE(at::equal(run(*make_sta(three_phases()), x, at_step(0)), run(*make_sta(kTile, {2, 1, 1}), x, at_step(0))));
+  EXPECT_TRUE(
+      at::equal(run(*make_fp8(three_phases()), x, at_step(0)), run(*make_fp8(kTile, {6, 8, 8}), x, at_step(0))));
+  EXPECT_FALSE(at::equal(run(*make_fp8(kTile, {1, 2, 2}), x, at_step(0)), run(*make_fp8(kTile, {6, 8, 8}), x, at_step(0))));
+}
+
+TEST(Methods, OverridesActOnTheirLayersAndHeads) {
+  const auto x = random_inputs();
+  auto s = three_phases();
+  schedule::Override change;
+  change.layers = {{1, 1}};
+  change.heads = {{2, 3}};
+  change.window = pattern::kFullWindow;
+  change.quant = Quant::kNone;
+  s.overrides = {change};
+  const auto method = make_fps(s), plain = make_fps(three_phases());
+  EXPECT_TRUE(at::equal(run(*method, x, at_step(0, 0)), run(*plain, x, at_step(0, 0))));
+  const auto got = run(*method, x, at_step(0, 1));
+  EXPECT_TRUE(at::equal(got.narrow(2, 2, 2), run(*make_dense(), x, at_step(0)).narrow(2, 2, 2)));
+  EXPECT_TRUE(at::equal(got.narrow(2, 0, 2), run(*plain, x, at_step(0, 1)).narrow(2, 0, 2)));
+  const auto entry = method->report().back();
+  EXPECT_EQ(entry.layer, 1);
+  EXPECT_NE(entry.pattern.find("heads 0-1: sta window (2,1,1)"), std::string::npos) << entry.pattern;
+  EXPECT_NE(entry.pattern.find("heads 2-3: dense"), std::string::npos) << entry.pattern;
+  EXPECT_NE(entry.reason.find("override 1 for heads 2-3"), std::string::npos) << entry.reason;
+  EXPECT_NEAR(entry.density, (0.25 + 1.0) / 2, 1e-9);
+}
+
+TEST(Methods, ReportSaysWhatRan) {
+  const auto x = random_inputs();
+  const auto method = make_fps(three_phases());
+  run(*method, x, at_step(6, 2));
+  run(*method, x, at_step(0, 1));
+  run(*method, x, at_step(0, 1));  // the second sample of guidance
+  const auto report = method->report();
+  ASSERT_EQ(report.size(), 2u);
+  EXPECT_EQ(report[0].step, 0);
+  EXPECT_EQ(report[0].layer, 1);
+  EXPECT_EQ(report[0].method, "fps");
+  EXPECT_EQ(report[0].kernel, kernel::attention_fwd(kernel::Dtype::kE4m3).name);
+  EXPECT_EQ(report[0].isa, kernel::isa_name(kernel::attention_fwd(kernel::Dtype::kE4m3).isa));
+  EXPECT_EQ(report[0].pattern, "sta window (2,1,1) of tile (3,4,4)");
+  EXPECT_EQ(report[0].granularity, "(6,8,8)");
+  EXPECT_NEAR(report[0].density, 0.25, 1e-9);
+  EXPECT_NE(report[0].reason.find("phase 1 of 3"), std::string::npos) << report[0].reason;
+  EXPECT_EQ(report[1].kernel, kernel::attention_fwd(kernel::Dtype::kBf16).name);
+  EXPECT_EQ(report[1].granularity, "-");
+  EXPECT_GT(method->seconds(), 0.0);
+  method->reset();
+  EXPECT_TRUE(method->report().empty());
+  EXPECT_EQ(method->seconds(), 0.0);
+}
+
+TEST(Methods, DenseTrainsThroughTheComposedPath) {
+  auto x = random_inputs();
+  x.q.set_requires_grad(true);
+  const auto method = make_dense();
+  const auto out = run(*method, x, at_step(0));
+  EXPECT_TRUE(torch::autograd::grad({out.sum()}, {x.q})[0].defined());
+  EXPECT_EQ(method->report()[0].kernel, "composed_attention");
+  const at::NoGradGuard no_grad;
+  run(*method, x, at_step(0));
+  EXPECT_EQ(method->report()[0].kernel, kernel::attention_fwd(kernel::Dtype::kBf16).name);
+}
+
+TEST(Methods, WhatCannotRunIsAnError) {
+  auto x = random_inputs();
+  EXPECT_THROW(run(*make_fps(three_phases()), x, at_step(0, 0, {6, 8, 9})), Error);
+  EXPECT_THROW(run(*make_fps(three_phases()), x, at_step(10)), Error);
+  EXPECT_THROW(make_fp8(kTile, {2, 4, 4}), Error);
+  EXPECT_THROW(make_sta(kTile, {0, 1, 1}), Error);
+  auto s = three_phases();
+  schedule::Override change;
+  change.heads = {{4, 4}};
+  change.quant = Quant::kNone;
+  s.overrides = {change};
+  EXPECT_THROW(run(*make_fps(s), x, at_step(0)), Error);
+  x.q.set_requires_grad(true);
+  EXPECT_THROW(run(*make_fps(three_phases()), x, at_step(0)), c10::Error);
+}
+
+}  // namespace
+}  // namespace fpsa::accel
