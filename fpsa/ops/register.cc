@@ -1,0 +1,202 @@
+// The operators as torch sees them: torch.ops.fpsa.* and the C++ dispatcher.
+//
+// Grids, tiles, windows and granularities are lists of three, (T, Y, X). An axis of a window of 2^31 - 1 or more
+// tiles means all. lse comes back in F32, raster order.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <array>
+#include <tuple>
+#include <vector>
+
+#include "fpsa/base/check.h"
+#include "fpsa/kernel/table.h"
+#include "fpsa/ops/attention.h"
+#include "fpsa/ops/composed.h"
+#include "fpsa/ops/environment.h"
+#include "fpsa/ops/plan.h"
+#include "fpsa/ops/quantize.h"
+
+namespace fpsa::ops {
+namespace {
+
+using TensorPair = std::tuple<at::Tensor, at::Tensor>;
+
+// Errors of the rooms below become the torch exception that Python knows.
+template <class Function>
+auto translated(const Function& fn) {
+  try {
+    return fn();
+  } catch (const Error& error) {
+    TORCH_CHECK(false, error.what());
+  }
+}
+
+pattern::Grid triple(at::IntArrayRef values, const char* name) {
+  TORCH_CHECK(values.size() == 3, name, ": expected [t, y, x], got ", values);
+  return {values[0], values[1], values[2]};
+}
+
+Precision precision_of(std::string_view quant) {
+  TORCH_CHECK(quant == "none" || quant == "e4m3", "quant: expected 'none' or 'e4m3', got '", quant, "'");
+  return quant == "e4m3" ? Precision::kE4m3 : Precision::kNone;
+}
+
+AttentionOptions options_of(std::string_view quant, std::optional<double> scale, bool heads_first) {
+  AttentionOptions options;
+  options.precision = precision_of(quant);
+  options.scale = scale;
+  options.heads_first = heads_first;
+  options.want_lse = true;
+  return options;
+}
+
+TensorPair attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::IntArrayRef grid,
+                        at::IntArrayRef tile, at::IntArrayRef window, std::string_view pattern, std::string_view quant,
+                        at::OptionalIntArrayRef granularity, std::optional<double> scale, bool heads_first) {
+  return translated([&] {
+    const auto plan = plan_for(triple(grid, "grid"), triple(tile, "tile"), triple(granularity.value_or(tile), "granularity"),
+                               std::string(pattern), triple(window, "window"));
+    const auto result = attention(q, k, v, *plan, options_of(quant, scale, heads_first));
+    return TensorPair(result.out, result.lse);
+  });
+}
+
+std::vector<int32_t> int32_values(const at::Tensor& x, const char* name) {
+  TORCH_CHECK(x.dim() == 1 && at::isIntegralType(x.scalar_type(), false) && x.device().is_cpu(), name,
+              ": expected a 1-D integer tensor on the CPU, got ", x.scalar_type(), " ", x.sizes());
+  const auto wide = x.to(at::kLong).contiguous();
+  const auto narrow = wide.to(at::kInt);
+  TORCH_CHECK(at::equal(narrow.to(at::kLong), wide), name, ": a value does not fit 32 bits");
+  return {narrow.const_data_ptr<int32_t>(), narrow.const_data_ptr<int32_t>() + narrow.numel()};
+}
+
+TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::IntArrayRef grid,
+                               at::IntArrayRef tile, const at::Tensor& row_begin, const at::Tensor& col,
+                               std::string_view quant, at::OptionalIntArrayRef granularity, std::optional<double> scale,
+                               bool heads_first) {
+  return translated([&] {
+    const auto g = triple(grid, "grid"), t = triple(tile, "tile");
+    const int64_t tiles = pattern::tiles_per_axis(g, t).volume();
+    auto rows = int32_values(row_begin, "row_begin");
+    TORCH_CHECK(rows.size() > 1 && (static_cast<int64_t>(rows.size()) - 1) % tiles == 0,
+                "row_begin: expected heads * ", tiles, " + 1 entries, got ", rows.size());
+    const int64_t heads = (static_cast<int64_t>(rows.size()) - 1) / tiles;
+    const Plan plan(g, t, triple(granularity.value_or(tile), "granularity"),
+                    pattern::from_csr(heads, tiles, tiles, std::move(rows), int32_values(col, "col")));
+    const auto result = attention(q, k, v, plan, options_of(quant, scale, heads_first));
+    return TensorPair(result.out, result.lse);
+  });
+}
+
+TensorPair dense_attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::optional<double> scale,
+                              bool heads_first) {
+  return translated([&] {
+    const auto result = dense_attention(q, k, v, options_of("none", scale, heads_first));
+    return TensorPair(result.out, result.lse);
+  });
+}
+
+TensorPair quantize_tokens_op(const at::Tensor& x, at::IntArrayRef grid, at::IntArrayRef tile,
+                              at::IntArrayRef granularity, bool heads_first) {
+  return translated([&] {
+    const auto tile_grid = triple(tile, "tile");
+    const auto plan = plan_for(triple(grid, "grid"), tile_grid, triple(granularity, "granularity"), "dense", tile_grid);
+    const auto result = quantize_tokens(x, *plan, heads_first);
+    return TensorPair(result.codes.view(at::kFloat8_e4m3fn), result.scales);
+  });
+}
+
+TensorPair quantize_channels_op(const at::Tensor& x, at::IntArrayRef grid, at::IntArrayRef tile, bool heads_first) {
+  return translated([&] {
+    const auto tile_grid = triple(tile, "tile");
+    const auto plan = plan_for(triple(grid, "grid"), tile_grid, tile_grid, "dense", tile_grid);
+    const auto result = quantize_channels(x, *plan, heads_first);
+    return TensorPair(result.codes.view(at::kFloat8_e4m3fn), result.scales);
+  });
+}
+
+// Shapes without data, for tracing and compilation.
+TensorPair attention_meta(const at::Tensor& q, bool heads_first) {
+  const auto &tokens = q.sym_size(heads_first ? 2 : 1), &heads = q.sym_size(heads_first ? 1 : 2);
+  return {at::empty_symint(q.sym_sizes(), q.options()),
+          at::empty_symint({q.sym_size(0), heads, tokens}, q.options().dtype(at::kFloat))};
+}
+
+TensorPair quantize_meta(const at::Tensor& x, c10::SymInt scales, bool heads_first) {
+  const auto &tokens = x.sym_size(heads_first ? 2 : 1), &heads = x.sym_size(heads_first ? 1 : 2);
+  return {at::empty_symint({x.sym_size(0), heads, tokens, x.sym_size(3)}, x.options().dtype(at::kFloat8_e4m3fn)),
+          at::empty_symint({x.sym_size(0), heads, std::move(scales)}, x.options().dtype(at::kFloat))};
+}
+
+// Groups cover the grid in steps of the granularity, whether finer or coarser than the tile.
+int64_t group_count(at::IntArrayRef grid, at::IntArrayRef granularity) {
+  return translated([&] { return pattern::tiles_per_axis(triple(grid, "grid"), triple(granularity, "granularity")).volume(); });
+}
+
+std::vector<std::string> selected_op() {
+  return translated([] {
+    apply_environment();
+    return kernel::selected();
+  });
+}
+
+void force_isa_op(std::string_view name) {
+  translated([&] {
+    apply_environment();  // a later first operator must not put the environment's choice back
+    kernel::force_isa(name);
+    return 0;
+  });
+}
+
+TORCH_LIBRARY(fpsa, m) {
+  m.def(
+      "attention(Tensor q, Tensor k, Tensor v, *, int[] grid, int[] tile, int[] window, str pattern='sta', "
+      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor lse)");
+  m.def(
+      "masked_attention(Tensor q, Tensor k, Tensor v, *, int[] grid, int[] tile, Tensor row_begin, Tensor col, "
+      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor lse)");
+  m.def(
+      "dense_attention(Tensor q, Tensor k, Tensor v, *, float? scale=None, bool heads_first=False) "
+      "-> (Tensor out, Tensor lse)");
+  m.def(
+      "quantize_tokens(Tensor x, *, int[] grid, int[] tile, int[] granularity, bool heads_first=False) "
+      "-> (Tensor codes, Tensor scales)");
+  m.def(
+      "quantize_channels(Tensor x, *, int[] grid, int[] tile, bool heads_first=False) "
+      "-> (Tensor codes, Tensor scales)");
+  m.def("composed_attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask=None, *, float? scale=None) -> Tensor",
+        composed_attention);
+  m.def("selected_kernels() -> str[]", selected_op);
+  m.def("force_isa(str name) -> ()", force_isa_op);
+}
+
+TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
+  m.impl("attention", attention_op);
+  m.impl("masked_attention", masked_attention_op);
+  m.impl("dense_attention", dense_attention_op);
+  m.impl("quantize_tokens", quantize_tokens_op);
+  m.impl("quantize_channels", quantize_channels_op);
+}
+
+TORCH_LIBRARY_IMPL(fpsa, Meta, m) {
+  m.impl("attention", [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
+                         at::IntArrayRef, std::string_view, std::string_view, at::OptionalIntArrayRef,
+                         std::optional<double>, bool heads_first) { return attention_meta(q, heads_first); });
+  m.impl("masked_attention",
+         [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
+            const at::Tensor&, const at::Tensor&, std::string_view, at::OptionalIntArrayRef, std::optional<double>,
+            bool heads_first) { return attention_meta(q, heads_first); });
+  m.impl("dense_attention", [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, std::optional<double>,
+                               bool heads_first) { return attention_meta(q, heads_first); });
+  m.impl("quantize_tokens", [](const at::Tensor& x, at::IntArrayRef grid, at::IntArrayRef, at::IntArrayRef granularity,
+                               bool heads_first) {
+    return quantize_meta(x, c10::SymInt(group_count(grid, granularity)), heads_first);
+  });
+  m.impl("quantize_channels", [](const at::Tensor& x, at::IntArrayRef, at::IntArrayRef, bool heads_first) {
+    return quantize_meta(x, x.sym_size(3), heads_first);
+  });
+}
+
+}  // namespace
+}  // namespace fpsa::ops
