@@ -11,6 +11,7 @@
 #include "fpsa/kernel/cpu/attention_fwd_avx2.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512bf16.h"
+#include "fpsa/kernel/cpu/quantize_avx2.h"
 #endif
 
 namespace fpsa::kernel {
@@ -38,6 +39,9 @@ const auto& attention_table() {
 const auto& quantize_table() {
   static const auto table = std::to_array<QuantizeEntry>({
       {"quantize_e4m3_reference", Isa::kReference, reference::quantize_e4m3()},
+#if FPSA_KERNEL_X86
+      {"quantize_e4m3_avx2", Isa::kAvx2, cpu::quantize_e4m3_avx2()},
+#endif
   });
   return table;
 }

@@ -108,6 +108,29 @@ TEST_P(QuantizeTable, ZerosGetScaleOneAndNanShowsInTheScale) {
   EXPECT_EQ(codes[16], 0x7e);
 }
 
+// A group of scale 1 whose elements are every code's value, its neighbours and the midpoints between codes.
+TEST_P(QuantizeTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
+  std::vector<float> x = {448.0f};
+  for (int code = 0; code < 0x7e; ++code) {
+    const float low = numeric::f32_from_e4m3(static_cast<uint8_t>(code));
+    const float middle = 0.5f * (low + numeric::f32_from_e4m3(static_cast<uint8_t>(code + 1)));
+    for (const float value : {low, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 500.0f)}) {
+      x.push_back(value);
+      x.push_back(-value);
+    }
+  }
+  x.push_back(0x1p-149f);
+  x.push_back(-0.0f);
+  while (x.size() % 8 != 0) x.push_back(0.0f);
+  const int64_t rows = static_cast<int64_t>(x.size()) / 8;
+  const std::vector<int32_t> group(static_cast<size_t>(rows), 0);
+  std::vector<uint8_t> codes(x.size());
+  float scale = 0;
+  entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, rows, 8}, group.data(), 1, codes.data(), &scale, nullptr);
+  EXPECT_EQ(scale, 1.0f);
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(codes[i], numeric::e4m3_from_f32(x[i])) << x[i];
+}
+
 INSTANTIATE_TEST_SUITE_P(Entries, QuantizeTable, testing::Range<size_t>(0, quantize_entries().size()),
                          [](const auto& info) { return std::string(quantize_entries()[info.param].name); });
 

@@ -1,0 +1,10 @@
+// E4M3 quantisation with AVX2.
+#pragma once
+
+#include "fpsa/kernel/quantize.h"
+
+namespace fpsa::kernel::cpu {
+
+Quantize quantize_e4m3_avx2();
+
+}  // namespace fpsa::kernel::cpu
