@@ -238,11 +238,14 @@ PROMPTS = TEXTS + [
     "ＬＯＵＤ　ＮＯＩＳＥＳ！ ﾀｰﾝ ￦ ﾡ", "one\rtwo\r\nthree\u2028four\u2029five", "\x1b[31;1mred\x1b[0m \x1b[2K \x1b[ x \x1bc",
     "a\x00b\x07c\x0bd\x0ce\x1ff\x7fg\ufeffh\u206ai\ufff9j\ufffck\u200bl\u200em", "C1: \x80 \x85 \x91hi\x92 \x81",
     "e\u0301 A\u030a \u1112\u1161\u11ab \u2126 \u212b", "CAFÉ… É” É™ naïve «déjà» 20 °C ½ ×2 ¿qué? ¡sí!",
+    "j’ai été”… “CAFÉ”", "zÅ‚oty", "les cafés été”… fermés",
     "Łódź złoty Dvořák İstanbul Ελλάδα Привет", "日本語テキスト 한국어 ไทย العربية עברית हिन्दी",
 ]
 
 HEALTHY = ["café déjà vu", "naïve façade", "it’s “fine” — really…", "Ünïcödé ñandú", "雪の中の猫", "电影感,广角镜头",
-           "😀 smile 🎬", "20 °C ±2 µm", "привет мир", "Ελλάδα", "한국어", "señor ¿qué tal?", "Größe", "100 € or £20", "Ω™ ©®"]
+           "😀 smile 🎬", "20 °C ±2 µm", "привет мир", "Ελλάδα", "한국어", "señor ¿qué tal?", "Größe", "100 € or £20", "Ω™ ©®",
+           "zażółć gęślą jaźń", "Łódź złoty święto", "Dvořák příliš žluťoučký kůň", "İstanbul güneş ığdır",
+           "Một con mèo đỏ đang chạy", "แมว สีแดง", "قطة حمراء", "लाल बिल्ली", "κόκκινη γάτα", "красный кот идёт"]
 
 
 def misread(text, encoding):

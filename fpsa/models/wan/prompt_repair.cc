@@ -2,8 +2,10 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/prompt.h"
@@ -65,46 +67,82 @@ int windows_1252_byte(char32_t c) {
   return -1;
 }
 
-/// Decodes a run of characters above U+007F as the UTF-8 that its bytes spell. False unless they spell it in full and
-/// with the evidence that prompt.h names: two bytes can be UTF-8 by chance (a capital with an accent before a quotation
-/// mark), three hardly.
-bool decode_run(std::u32string_view run, int (*byte_of)(char32_t), std::u32string& out) {
+/// Marks that close or follow a word in healthy text.
+bool is_mark(char32_t c) {
+  return c == 0x2013 || c == 0x2014 || (c >= 0x2018 && c <= 0x201e) || c == 0x2026 || c == 0x2122 || c == 0xa0 ||
+         c == 0xa9 || c == 0xab || c == 0xae || c == 0xb0 || c == 0xbb;
+}
+
+/// A run of neighbouring characters above U+007F that single bytes can stand for.
+struct Run {
+  size_t begin = 0, end = 0;
+  bool valid = false;    // its bytes spell UTF-8 in full
+  bool evident = false;  // and hardly by chance
+  std::u32string decoded;
+};
+
+bool is_small_ascii(std::u32string_view text, size_t place) {
+  return place < text.size() && text[place] >= 'a' && text[place] <= 'z';
+}
+
+/// Whether the characters [begin, end) of text, which spell one sequence, are evidence; the rules stand in prompt.h.
+bool is_evidence(std::u32string_view text, size_t begin, size_t end, uint8_t lead) {
+  if (end - begin > 2) {
+    for (size_t i = begin + 1; i < end; ++i)
+      if (!is_mark(text[i])) return true;
+    return false;
+  }
+  const bool beside_letter = (begin > 0 && is_small_ascii(text, begin - 1)) || is_small_ascii(text, end);
+  return lead == 0xc2 || lead == 0xc3 || ((lead == 0xc4 || lead == 0xc5) && beside_letter);
+}
+
+void decode_run(std::u32string_view text, int (*byte_of)(char32_t), Run& run) {
   std::string bytes;
-  for (char32_t c : run) {
-    const int byte = byte_of(c);
-    if (byte < 0) return false;
+  for (size_t i = run.begin; i < run.end; ++i) {
+    const int byte = byte_of(text[i]);
+    if (byte < 0) return;
     bytes += static_cast<char>(byte);
   }
-  std::u32string decoded;
-  bool evident = false;
+  Run result{run.begin, run.end, true, false, {}};
   for (size_t place = 0; place < bytes.size();) {
     char32_t code = 0;
     const size_t length = next_code_point(std::string_view(bytes).substr(place), code);
-    if (length < 2) return false;
+    if (length < 2) return;
+    const size_t begin = run.begin + place;
     const uint8_t lead = static_cast<uint8_t>(bytes[place]);
-    evident = evident || length > 2 || lead == 0xc2 || lead == 0xc3 || !decoded.empty();
-    decoded.push_back(code);
+    result.evident = result.evident || !result.decoded.empty() || is_evidence(text, begin, begin + length, lead);
+    result.decoded.push_back(code);
     place += length;
   }
-  if (evident) out += decoded;
-  return evident;
+  run = std::move(result);
 }
 
 std::u32string undo_misread_utf8(std::u32string_view text) {
-  std::u32string out;
+  std::vector<Run> runs;
+  bool all_valid = true, any_evident = false;
   for (size_t i = 0; i < text.size();) {
-    size_t end = i;
-    while (end < text.size() && (latin1_byte(text[end]) >= 0 || windows_1252_byte(text[end]) >= 0))
-      ++end;
-    const std::u32string_view run = text.substr(i, end - i);
-    if (run.empty()) {
-      out.push_back(text[i++]);
-      continue;
-    }
-    if (!decode_run(run, latin1_byte, out) && !decode_run(run, windows_1252_byte, out)) out += run;
-    i = end;
+    Run run{i, i, false, false, {}};
+    while (run.end < text.size() && (latin1_byte(text[run.end]) >= 0 || windows_1252_byte(text[run.end]) >= 0))
+      ++run.end;
+    i = std::max(run.end, i + 1);
+    if (run.begin == run.end) continue;
+    decode_run(text, latin1_byte, run);
+    if (!run.valid) decode_run(text, windows_1252_byte, run);
+    all_valid = all_valid && run.valid;
+    any_evident = any_evident || run.evident;
+    runs.push_back(std::move(run));
   }
-  return out;
+  std::u32string out;
+  size_t done = 0;
+  for (const Run& run : runs) {
+    out += text.substr(done, run.begin - done);
+    if (run.evident || (all_valid && any_evident))
+      out += run.decoded;
+    else
+      out += text.substr(run.begin, run.end - run.begin);
+    done = run.end;
+  }
+  return out += text.substr(done);
 }
 
 std::u32string normalize(std::u32string_view text, int options) {
