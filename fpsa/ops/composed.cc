@@ -1,5 +1,6 @@
 // Composed attention: for every head, for every block of query rows, S = q k^T, P = softmax(S), out = P v, and in
 // the backward the same again followed by the four gradient products. The block of rows keeps S in the L2 cache.
+// The forward leaves all this to the forward kernel where that one serves.
 #include "fpsa/ops/composed.h"
 
 #include <ATen/Parallel.h>
@@ -7,6 +8,8 @@
 
 #include <algorithm>
 #include <cmath>
+
+#include "fpsa/ops/attention.h"
 
 namespace fpsa::ops {
 namespace {
@@ -64,15 +67,15 @@ void forward_head(const Head& head, at::Tensor out) {
 
 struct HeadGrads {
   at::Tensor q;     // in q's dtype, without the softmax scale
-  at::Tensor k, v;  // F32
+  at::Tensor k, v;  // F32, F64 for F64 inputs
 };
 
 HeadGrads backward_head(const Head& head, const at::Tensor& grad_out) {
   const int64_t queries = head.q.size(0), keys = head.k.size(0), dim = head.q.size(1);
   const int64_t block = rows_per_block(keys);
   const auto kt = head.k.t(), vt = head.v.t();
-  const auto f32 = head.q.options().dtype(at::kFloat);
-  HeadGrads grads{at::empty({queries, dim}, head.q.options()), at::zeros({keys, dim}, f32), at::zeros({keys, dim}, f32)};
+  const auto wide = head.q.options().dtype(head.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  HeadGrads grads{at::empty({queries, dim}, head.q.options()), at::zeros({keys, dim}, wide), at::zeros({keys, dim}, wide)};
   auto scores = at::empty({std::min(block, queries), keys}, head.q.options());
   auto probs = at::empty_like(scores);
   for (int64_t begin = 0; begin < queries; begin += block) {
@@ -91,12 +94,21 @@ HeadGrads backward_head(const Head& head, const at::Tensor& grad_out) {
   return grads;
 }
 
+bool kernel_serves(const at::Tensor& q) {
+  return q.scalar_type() != at::kDouble && q.device().is_cpu() && q.size(3) % 8 == 0 && q.size(3) > 0 && q.size(3) <= 256;
+}
+
 class ComposedAttention : public torch::autograd::Function<ComposedAttention> {
  public:
   static Variable forward(AutogradContext* context, const Variable& q, const Variable& k, const Variable& v,
                           const std::optional<at::Tensor>& key_mask, double scale) {
     context->save_for_backward({q, k, v, key_mask.value_or(at::Tensor())});
     context->saved_data["scale"] = scale;
+    if (!key_mask && kernel_serves(q)) {
+      AttentionOptions options;
+      options.scale = scale;
+      return dense_attention(q, k, v, options).out;
+    }
     const int64_t heads = q.size(2);
     auto out = at::zeros(q.sizes(), q.options());
     at::parallel_for(0, q.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
@@ -150,8 +162,8 @@ void check_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const std::optional<at::Tensor>& key_mask) {
   TORCH_CHECK(q.dim() == 4, "composed_attention: q must be [B,Lq,H,D], got ", q.sizes());
   const auto dtype = q.scalar_type();
-  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "composed_attention: q must be float32 or bfloat16, got ",
-              dtype, "; cast q, k and v first");
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble,
+              "composed_attention: q must be float32, bfloat16 or float64, got ", dtype, "; cast q, k and v first");
   for (const auto& [name, x] : {std::pair("k", &k), std::pair("v", &v)}) {
     TORCH_CHECK(x->dim() == 4 && x->size(0) == q.size(0) && x->size(2) == q.size(2) && x->size(3) == q.size(3),
                 "composed_attention: ", name, " must be [B,Lk,H,D] with the B, H, D of q ", q.sizes(), ", got ",

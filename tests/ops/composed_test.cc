@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "fpsa/ops/attention.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::ops {
@@ -48,10 +49,32 @@ TEST_P(ComposedAttention, MatchesPlainAttentionInValueAndGradient) {
   for (int i = 0; i < 3; ++i) EXPECT_LT(error(grads[i], expected_grads[i]), tolerance::kComposedF32) << "gradient " << i;
 }
 
+TEST_P(ComposedAttention, F64IsF64Throughout) {
+  const auto [b, lq, lk, h, d, masked] = GetParam();
+  at::manual_seed(8);
+  auto leaf = [&](int64_t l) { return at::randn({b, l, h, d}, at::kDouble).set_requires_grad(true); };
+  const auto q = leaf(lq), k = leaf(lk), v = leaf(lk);
+  const auto key_mask = masked ? at::arange(b * lk).view({b, lk}).remainder(3) != 1 : at::Tensor();
+  const auto out = composed_attention(q, k, v, masked ? std::optional(key_mask) : std::nullopt);
+  const auto expected = plain(q, k, v, key_mask), g = at::randn_like(expected);
+  const auto grads = torch::autograd::grad({out}, {q, k, v}, {g});
+  const auto expected_grads = torch::autograd::grad({expected}, {q, k, v}, {g});
+  EXPECT_LT((out - expected).abs().max().item<double>(), tolerance::kComposedF64);
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_LT((grads[i] - expected_grads[i]).abs().max().item<double>(), tolerance::kComposedF64) << "gradient " << i;
+}
+
+TEST(ComposedAttentionEdges, ForwardHasTheBitsOfDenseAttention) {
+  const auto q = at::randn({2, 70, 3, 16}).to(at::kBFloat16), k = at::randn({2, 50, 3, 16}).to(at::kBFloat16);
+  const auto want = dense_attention(q, k, k).out;
+  EXPECT_TRUE(at::equal(composed_attention(q, k, k), want));
+  EXPECT_TRUE(at::equal(composed_attention(q.clone().set_requires_grad(true), k, k), want));
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, ComposedAttention,
                          testing::Values(Case{1, 1, 1, 1, 8, false}, Case{2, 130, 130, 3, 16, false},
                                          Case{2, 33, 77, 2, 64, true}, Case{1, 1100, 700, 2, 32, false},
-                                         Case{3, 40, 12, 1, 24, true}));
+                                         Case{3, 40, 12, 1, 24, true}, Case{1, 20, 30, 2, 12, false}));
 
 TEST(ComposedAttentionEdges, NoVisibleKeyGivesZeroOutputAndGradient) {
   auto q = at::randn({2, 5, 1, 8}).set_requires_grad(true), k = at::randn({2, 4, 1, 8}), v = at::randn({2, 4, 1, 8});
