@@ -1,0 +1,193 @@
+#include "fpsa/app/train_command.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <malloc.h>
+
+#include <filesystem>
+#include <iostream>
+#include <memory>
+
+#include "fpsa/accel/methods.h"
+#include "fpsa/app/flags.h"
+#include "fpsa/app/interrupt.h"
+#include "fpsa/app/usage_error.h"
+#include "fpsa/nn/checkpoint.h"
+#include "fpsa/train/dit_objective.h"
+#include "fpsa/train/export.h"
+#include "fpsa/train/loop.h"
+#include "fpsa/train/vae_objective.h"
+
+namespace fpsa::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct TrainOptions {
+  std::string stage;
+  fs::path recipe, out, model = "models/tiny", latents, weights;
+  bool resume = false;
+  int64_t threads = 0, stop_after = 0;
+};
+
+struct EvalOptions {
+  fs::path checkpoint, model = "models/tiny", sheet;
+  int64_t prompts = 200, frames = 33, height = 256, width = 256, steps = 12, threads = 0;
+  double shift = 5.0, guidance = 3.0;
+  uint64_t seed = 1;
+};
+
+struct ExportOptions {
+  fs::path checkpoint, model = "models/tiny";
+  int64_t clips = 96, threads = 0;
+  uint64_t seed = 1;
+};
+
+// Training allocates and frees tensors of tens of MB thousands of times a minute. glibc would return each to the
+// system and fault its pages in again; keeping them is worth a third of the step time.
+void keep_freed_memory() {
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+}
+
+void use_threads(int64_t threads) {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+}
+
+bool interrupted() {
+  try {
+    throw_if_interrupted();
+    return false;
+  } catch (const Interrupted&) {
+    return true;
+  }
+}
+
+void run_train(const TrainOptions& options) {
+  FPSA_USAGE_CHECK(!options.recipe.empty(), "--recipe: expected a TOML file, got nothing; for example models/tiny/train/vae.toml");
+  FPSA_USAGE_CHECK(!options.out.empty(), "--out: expected a folder for checkpoints and metrics, got nothing");
+  keep_freed_memory();
+  use_threads(options.threads);
+  install_interrupt_handlers();
+  const train::Recipe recipe = train::load_recipe(options.recipe);
+  const std::string kind = recipe.kind == train::Kind::kVae ? "vae" : "dit";
+  FPSA_USAGE_CHECK(options.stage.empty() || options.stage == kind, "--stage: expected ", kind, ", which ",
+                   options.recipe.string(), " is for, got ", options.stage);
+  FPSA_USAGE_CHECK(options.resume || !fs::exists(options.out / "checkpoint.safetensors"), "--out: ", options.out.string(),
+                   " holds a checkpoint; add --resume to continue it, or name an empty folder");
+
+  std::unique_ptr<train::Objective> objective;
+  if (recipe.kind == train::Kind::kVae) {
+    objective = std::make_unique<train::VaeObjective>(recipe.seed, recipe.decoder_only);
+  } else {
+    const fs::path latents = options.latents.empty() ? options.out / "latents" : options.latents;
+    objective = std::make_unique<train::DitObjective>(
+        recipe, train::DitData{options.model / "vae", options.model / "tokenizer", latents});
+  }
+  int64_t parameters = 0;
+  for (const auto& [name, tensor] : objective->parameters()) parameters += tensor.numel();
+  std::cout << kind << ": " << parameters << " parameters, " << at::get_num_threads() << " threads" << std::endl;
+
+  train::LoopOptions loop;
+  loop.out = options.out;
+  loop.resume = options.resume;
+  loop.weights = options.weights;
+  loop.stop_after = options.stop_after;
+  loop.stop = interrupted;
+  loop.print = [](const std::string& line) { std::cout << line << std::endl; };
+  const auto result = run_loop(*objective, recipe, loop);
+  std::cout << (result.finished ? "finished at step " : "stopped with a checkpoint at step ") << result.steps << std::endl;
+}
+
+void run_eval(const EvalOptions& options) {
+  keep_freed_memory();
+  use_threads(options.threads);
+  const auto codec = train::VaeCodec::load(options.model / "vae");
+  const auto tokenizer = models::wan::Tokenizer::load(options.model / "tokenizer");
+  nn::TensorMap weights;
+  const bool with_helpers = !options.checkpoint.empty();
+  if (!with_helpers) {
+    for (const auto& [folder, prefix] : {std::pair("transformer", "transformer."), std::pair("text_encoder", "text_encoder.")})
+      for (const auto& [name, tensor] : nn::load_tensors(options.model / folder).tensors) weights.emplace(prefix + name, tensor);
+  } else {
+    weights = train::checkpoint_weights(options.checkpoint);
+  }
+  nn::CheckpointSource source(std::move(weights), at::kBFloat16, options.checkpoint.string());
+  train::DitModel model(source, tokenizer.vocab_size(), with_helpers);
+  source.finish();
+  const auto attention = accel::make_dense();
+  train::SampleOptions sampling;
+  sampling.latent_size = {(options.frames - 1) / 4 + 1, options.height / 8, options.width / 8};
+  sampling.steps = options.steps;
+  sampling.shift = options.shift;
+  sampling.guidance = options.guidance;
+  const auto test = train::test_prompts(model, codec, tokenizer, *attention, options.prompts, options.sheet.empty() ? 0 : 12,
+                                        options.seed, sampling);
+  if (!options.sheet.empty()) train::write_contact_sheet(options.sheet, test.clips, /*columns=*/9, /*side=*/128);
+  std::cout << test.accuracy.table();
+}
+
+void run_export(const ExportOptions& options) {
+  keep_freed_memory();
+  use_threads(options.threads);
+  auto weights = train::checkpoint_weights(options.checkpoint);
+  if (weights.contains("encoder.conv_in.weight")) {
+    auto config = train::tiny_vae_config();
+    nn::CheckpointSource source(weights, at::kFloat, options.checkpoint.string());
+    const models::wan::WanVae vae(config, nn::Scope(source));
+    source.finish();
+    const auto statistics = train::measure_latents(vae, options.seed, options.clips);
+    config.latents_mean = statistics.mean;
+    config.latents_std = statistics.deviation;
+    train::export_vae(options.model, config, weights);
+  } else {
+    train::export_pipeline(options.model, weights, models::wan::Tokenizer::load(options.model / "tokenizer").vocab_size());
+  }
+  std::cout << "wrote " << options.model.string() << std::endl;
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  auto* train = app.add_subcommand("train", "Train the embedded model");
+  auto options = std::make_shared<TrainOptions>();
+  add_text(*train, "--stage", options->stage, "vae or dit; must agree with the recipe");
+  add_path(*train, "--recipe", options->recipe, "TOML file: stages, sizes, learning rates");
+  add_path(*train, "--out", options->out, "folder for checkpoints, metrics.jsonl and previews");
+  add_path(*train, "--model", options->model, "model folder whose vae/ and tokenizer/ the dit stage uses");
+  add_path(*train, "--latents", options->latents, "folder that keeps encoded clips (default: OUT/latents)");
+  add_path(*train, "--weights", options->weights, "start from the averaged weights of this checkpoint");
+  add_switch(*train, "--resume", options->resume, "continue from OUT/checkpoint.safetensors");
+  add_integer(*train, "--threads", options->threads, 0, 1024, "threads (0: all)");
+  add_integer(*train, "--stop-after", options->stop_after, 0, int64_t{1} << 40, "stop with a checkpoint at this step (0: never)");
+  train->callback([train, options] {
+    if (train->get_subcommands().empty()) run_train(*options);
+  });
+
+  auto* eval = train->add_subcommand("eval", "Judge generated clips of held-out prompts");
+  auto judged = std::make_shared<EvalOptions>();
+  add_path(*eval, "--checkpoint", judged->checkpoint, "training checkpoint; without it the model folder's own weights");
+  add_path(*eval, "--model", judged->model, "model folder");
+  add_path(*eval, "--sheet", judged->sheet, "also write a contact sheet PNG");
+  add_integer(*eval, "--eval-prompts", judged->prompts, 1, 100000, "held-out prompts");
+  add_integer(*eval, "--num-frames", judged->frames, 1, 1025, "frames, 4n+1");
+  add_integer(*eval, "--height", judged->height, 16, 4096, "pixels, a multiple of 16");
+  add_integer(*eval, "--width", judged->width, 16, 4096, "pixels, a multiple of 16");
+  add_integer(*eval, "--num-inference-steps", judged->steps, 1, 1000, "Euler steps");
+  add_number(*eval, "--flow-shift", judged->shift, 0.01, 100.0, "shift of the flow schedule");
+  add_number(*eval, "--guidance-scale", judged->guidance, 0.0, 100.0, "classifier-free guidance");
+  add_seed(*eval, "--seed", judged->seed, "prompts and noise");
+  add_integer(*eval, "--threads", judged->threads, 0, 1024, "threads (0: all)");
+  eval->callback([judged] { run_eval(*judged); });
+
+  auto* exporting = train->add_subcommand("export", "Write a checkpoint's averaged weights into a model folder");
+  auto exported = std::make_shared<ExportOptions>();
+  add_path(*exporting, "--checkpoint", exported->checkpoint, "training checkpoint");
+  add_path(*exporting, "--model", exported->model, "model folder to write");
+  add_integer(*exporting, "--clips", exported->clips, 1, 100000, "clips for the latent statistics of a vae");
+  add_seed(*exporting, "--seed", exported->seed, "which clips");
+  add_integer(*exporting, "--threads", exported->threads, 0, 1024, "threads (0: all)");
+  exporting->callback([exported] { run_export(*exported); });
+}
+
+}  // namespace fpsa::app

@@ -1,0 +1,58 @@
+// Flow matching of the video transformer together with its text encoder, on latents of a frozen autoencoder.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "fpsa/train/accuracy.h"
+#include "fpsa/train/contact_sheet.h"
+#include "fpsa/train/dit_model.h"
+#include "fpsa/train/latent_pool.h"
+#include "fpsa/train/objective.h"
+#include "fpsa/train/vae_codec.h"
+
+namespace fpsa::train {
+
+/// Generates and judges clips of held-out prompts.
+struct PromptTest {
+  Accuracy accuracy;
+  std::vector<SheetClip> clips;  // the first `keep_clips`, labelled with prompt and what the checker disliked
+};
+PromptTest test_prompts(DitModel& model, const VaeCodec& codec, const models::wan::Tokenizer& tokenizer,
+                        nn::AttentionMethod& attention, int64_t prompts, int64_t keep_clips, uint64_t seed,
+                        const SampleOptions& options);
+
+struct DitData {
+  std::filesystem::path vae;        // folder with config.json and weights
+  std::filesystem::path tokenizer;  // tokenizer folder
+  std::filesystem::path latents;    // where encoded clips are kept
+};
+
+class DitObjective : public Objective {
+ public:
+  DitObjective(const Recipe& recipe, const DitData& data);
+
+  const nn::TensorMap& parameters() const override { return parameters_; }
+  bool is_matrix(const std::string& name, const at::Tensor& weight) const override;
+  void enter(const Stage& stage, int64_t index, int64_t stage_step) override;
+  Loss loss(int64_t step, int64_t stage_step) override;
+  /// Accuracy on held-out prompts at the stage's grid, and a contact sheet.
+  Figures evaluate(const std::filesystem::path& folder, const std::string& tag, bool final) override;
+
+  DitModel& model() { return *model_; }
+
+ private:
+  void grow_pool(int64_t stage_step);
+
+  Recipe recipe_;
+  DitData data_;
+  Stage stage_;
+  VaeCodec codec_;
+  models::wan::Tokenizer tokenizer_;
+  nn::TensorMap parameters_;
+  std::unique_ptr<DitModel> model_;
+  std::unique_ptr<nn::AttentionMethod> attention_;
+  std::unique_ptr<LatentPool> pool_;
+};
+
+}  // namespace fpsa::train

@@ -1,0 +1,70 @@
+#include "fpsa/train/export.h"
+
+#include <nlohmann/json.hpp>
+
+#include "fpsa/base/check.h"
+#include "fpsa/io/atomic_file.h"
+#include "fpsa/train/dit_model.h"
+
+namespace fpsa::train {
+namespace {
+
+constexpr const char* kDiffusersVersion = "0.42.1";
+
+void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
+  const std::string text = json.dump(2) + "\n";
+  io::write_file(path, text);
+}
+
+// The tensors under a prefix, without it, in `dtype`.
+nn::TensorMap part(const nn::TensorMap& weights, const std::string& prefix, at::ScalarType dtype) {
+  nn::TensorMap out;
+  for (const auto& [name, tensor] : weights)
+    if (name.starts_with(prefix)) out.emplace(name.substr(prefix.size()), tensor.detach().to(dtype).contiguous());
+  FPSA_CHECK(!out.empty(), "the checkpoint holds no '", prefix, "*' weights; it is not one of fpsa train --stage dit");
+  return out;
+}
+
+void save_model(const std::filesystem::path& folder, const char* file, const nlohmann::json& config,
+                const nn::TensorMap& tensors) {
+  std::filesystem::create_directories(folder);
+  write_json(folder / "config.json", config);
+  nn::save_tensors(folder / file, tensors, {{"format", "pt"}});
+}
+
+}  // namespace
+
+void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfig& config, const nn::TensorMap& weights) {
+  save_model(folder / "vae", "diffusion_pytorch_model.safetensors", config.to_json(), weights);
+}
+
+void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& weights, int64_t vocab_size) {
+  for (const char* needed : {"vae", "tokenizer"})
+    FPSA_CHECK(std::filesystem::is_directory(folder / needed), "export folder ", folder, " lacks ", needed,
+               "/; put it there first");
+  save_model(folder / "transformer", "diffusion_pytorch_model.safetensors", tiny_dit_config().to_json(),
+             part(weights, "transformer.", at::kBFloat16));
+  save_model(folder / "text_encoder", "model.safetensors", tiny_umt5_config(vocab_size).to_json(),
+             part(weights, "text_encoder.", at::kBFloat16));
+  std::filesystem::create_directories(folder / "scheduler");
+  write_json(folder / "scheduler" / "scheduler_config.json", {{"_class_name", "UniPCMultistepScheduler"},
+                                                              {"_diffusers_version", kDiffusersVersion},
+                                                              {"num_train_timesteps", 1000},
+                                                              {"prediction_type", "flow_prediction"},
+                                                              {"use_flow_sigmas", true},
+                                                              {"flow_shift", 5.0},
+                                                              {"solver_order", 2},
+                                                              {"solver_type", "bh2"},
+                                                              {"predict_x0", true},
+                                                              {"lower_order_final", true},
+                                                              {"final_sigmas_type", "zero"}});
+  write_json(folder / "model_index.json", {{"_class_name", "WanPipeline"},
+                                           {"_diffusers_version", kDiffusersVersion},
+                                           {"scheduler", {"diffusers", "UniPCMultistepScheduler"}},
+                                           {"text_encoder", {"transformers", "UMT5EncoderModel"}},
+                                           {"tokenizer", {"transformers", "PreTrainedTokenizerFast"}},
+                                           {"transformer", {"diffusers", "WanTransformer3DModel"}},
+                                           {"vae", {"diffusers", "AutoencoderKLWan"}}});
+}
+
+}  // namespace fpsa::train

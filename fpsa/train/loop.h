@@ -1,0 +1,38 @@
+// The training loop: stages, learning rate, progress, metrics, checkpoints and exact resume.
+//
+// The output folder holds metrics.jsonl (one JSON object per report), checkpoint.safetensors (weights, averages,
+// optimiser state and position; replaced atomically) and previews/.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "fpsa/train/objective.h"
+
+namespace fpsa::train {
+
+struct LoopOptions {
+  std::filesystem::path out;
+  bool resume = false;                            // continue from out/checkpoint.safetensors, which must exist
+  std::filesystem::path weights;                  // a checkpoint whose averaged weights are the start, or empty
+  int64_t stop_after = 0;                         // stop, with a checkpoint, when this many steps are done; 0: never
+  std::function<bool()> stop;                     // asked between steps: true means checkpoint and return
+  std::function<void(const std::string&)> print;  // one finished progress line
+};
+
+struct LoopResult {
+  int64_t steps = 0;
+  bool finished = false;  // false: stopped by `stop` or `stop_after`
+};
+
+/// Trains until the recipe's last stage ends. A run that is stopped and resumed takes the same path, bit for bit, as
+/// one that was not, when stages are limited by steps and the number of threads is the same.
+///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe kind or model, a loss that stays
+///             non-finite for 20 steps
+LoopResult run_loop(Objective& objective, const Recipe& recipe, const LoopOptions& options);
+
+/// Reads the averaged weights of a checkpoint, names without prefix; `averaged` false: the weights themselves.
+nn::TensorMap checkpoint_weights(const std::filesystem::path& file, bool averaged = true);
+
+}  // namespace fpsa::train

@@ -1,0 +1,201 @@
+#include "fpsa/train/recipe.h"
+
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <toml++/toml.h>
+
+#include "fpsa/base/check.h"
+
+namespace fpsa::train {
+namespace {
+
+// Reads the keys of one table and remembers them, so that finish() can name the ones nobody asked for.
+class Table {
+ public:
+  Table(const toml::table& table, std::string where) : table_(table), where_(std::move(where)) {}
+
+  template <class T>
+  void read(const char* key, T& into) {
+    seen_.insert(key);
+    const auto node = table_[key];
+    if (!node) return;
+    if constexpr (std::is_same_v<T, bool>) {
+      const auto value = node.value<bool>();
+      FPSA_CHECK(value && node.is_boolean(), where_, key, ": expected true or false");
+      into = *value;
+    } else if constexpr (std::is_integral_v<T>) {
+      FPSA_CHECK(node.is_integer() && *node.value<int64_t>() >= 0, where_, key, ": expected an integer from 0");
+      into = static_cast<T>(*node.value<int64_t>());
+    } else {
+      const auto value = node.value<double>();
+      FPSA_CHECK(value && *value >= 0, where_, key, ": expected a number from 0");
+      into = *value;
+    }
+  }
+
+  template <class T, size_t N>
+  void read(const char* key, std::array<T, N>& into) {
+    seen_.insert(key);
+    if (!table_[key]) return;
+    const toml::array* list = table_[key].as_array();
+    FPSA_CHECK(list && list->size() == N, where_, key, ": expected a list of ", N, " numbers");
+    for (size_t i = 0; i < N; ++i) {
+      const auto value = (*list)[i].value<T>();
+      FPSA_CHECK(value && *value >= 0, where_, key, "[", i, "]: expected a number from 0");
+      into[i] = *value;
+    }
+  }
+
+  std::string text(const char* key) {
+    seen_.insert(key);
+    const auto value = table_[key].value<std::string>();
+    FPSA_CHECK(value, where_, key, ": expected a string");
+    return *value;
+  }
+
+  const toml::table* table(const char* key) {
+    seen_.insert(key);
+    if (!table_[key]) return nullptr;
+    FPSA_CHECK(table_[key].is_table(), where_, key, ": expected a table [", key, "]");
+    return table_[key].as_table();
+  }
+
+  // An array of tables, [[key]].
+  std::vector<const toml::table*> tables(const char* key) {
+    seen_.insert(key);
+    std::vector<const toml::table*> out;
+    if (!table_[key]) return out;
+    const toml::array* list = table_[key].as_array();
+    FPSA_CHECK(list, where_, key, ": expected tables [[", key, "]]");
+    for (const auto& node : *list) {
+      FPSA_CHECK(node.is_table(), where_, key, ": expected tables [[", key, "]]");
+      out.push_back(node.as_table());
+    }
+    return out;
+  }
+
+  void finish() const {
+    for (const auto& [key, value] : table_)
+      FPSA_CHECK(seen_.contains(std::string(key.str())), where_, key.str(), ": unknown key; remove it or correct its name");
+  }
+
+ private:
+  const toml::table& table_;
+  std::string where_;
+  std::set<std::string> seen_;
+};
+
+Stage::Crop read_crop(const toml::table& node, const std::string& where) {
+  Stage::Crop crop{{17, 64, 64}, {33, 256, 256}};
+  Table table(node, where);
+  table.read("size", crop.size);
+  table.read("source", crop.source);
+  table.read("batch", crop.batch);
+  table.read("weight", crop.weight);
+  table.finish();
+  for (int axis = 0; axis < 3; ++axis)
+    FPSA_CHECK(crop.size[axis] >= 1 && crop.size[axis] <= crop.source[axis], where, "size: expected at most the source's ",
+               crop.source[axis], " along axis ", axis, ", received ", crop.size[axis]);
+  FPSA_CHECK(crop.size[0] % 4 == 1 && crop.size[1] % 8 == 0 && crop.size[2] % 8 == 0, where,
+             "size: expected 4n+1 frames and sides that are multiples of 8");
+  FPSA_CHECK(crop.batch >= 1, where, "batch: expected at least 1");
+  return crop;
+}
+
+Stage read_stage(const toml::table& node, Kind kind, const std::string& where) {
+  Stage stage;
+  Table table(node, where);
+  table.read("steps", stage.steps);
+  table.read("minutes", stage.minutes);
+  table.read("learning_rate", stage.learning_rate);
+  if (kind == Kind::kVae) {
+    table.read("bf16", stage.bf16);
+    int index = 0;
+    for (const auto* crop : table.tables("crop"))
+      stage.crops.push_back(read_crop(*crop, join(where, "crop ", index++, ": ")));
+    FPSA_CHECK(!stage.crops.empty(), where, "expected at least one [[stage.crop]]");
+  } else {
+    table.read("frames", stage.frames);
+    table.read("height", stage.height);
+    table.read("width", stage.width);
+    table.read("batch", stage.batch);
+    table.read("shift", stage.shift);
+    table.read("stretch", stage.stretch);
+    table.read("pool_clips", stage.pool_clips);
+    table.read("pool_start", stage.pool_start);
+    table.read("refresh_every", stage.refresh_every);
+    table.read("eval_prompts", stage.eval_prompts);
+    FPSA_CHECK(stage.frames % 4 == 1 && stage.height % 16 == 0 && stage.width % 16 == 0 && stage.height > 0 &&
+                   stage.width > 0,
+               where, "expected 4n+1 frames and sides that are multiples of 16");
+    FPSA_CHECK(stage.batch >= 1 && stage.pool_clips >= 1 && stage.pool_start >= 1, where,
+               "batch, pool_clips and pool_start: expected at least 1");
+    FPSA_CHECK(stage.shift > 0, where, "shift: expected more than 0");
+  }
+  table.finish();
+  FPSA_CHECK((stage.steps > 0) != (stage.minutes > 0), where, "expected either steps or minutes");
+  return stage;
+}
+
+}  // namespace
+
+Recipe parse_recipe(std::string_view text, const std::string& origin) {
+  toml::table root;
+  try {
+    root = toml::parse(text, origin);
+  } catch (const toml::parse_error& error) {
+    const auto where = error.source().begin;
+    throw Error(join(origin, ":", where.line, ":", where.column, ": ", error.description()));
+  }
+  Recipe recipe;
+  Table table(root, origin + ": ");
+  const std::string kind = table.text("kind");
+  FPSA_CHECK(kind == "vae" || kind == "dit", origin, ": kind: expected \"vae\" or \"dit\", received \"", kind, "\"");
+  recipe.kind = kind == "vae" ? Kind::kVae : Kind::kDit;
+  table.read("seed", recipe.seed);
+  if (recipe.kind == Kind::kDit) {
+    table.read("prompt_dropout", recipe.prompt_dropout);
+    table.read("slot_weight", recipe.slot_weight);
+    table.read("coverage_weight", recipe.coverage_weight);
+  } else {
+    table.read("decoder_only", recipe.decoder_only);
+  }
+  table.read("muon", recipe.muon);
+  if (const auto* node = table.table("optimizer")) {
+    Table part(*node, origin + ": optimizer.");
+    part.read("beta1", recipe.optimizer.beta1);
+    part.read("beta2", recipe.optimizer.beta2);
+    part.read("momentum", recipe.optimizer.momentum);
+    part.read("adam_scale", recipe.optimizer.adam_scale);
+    part.read("weight_decay", recipe.optimizer.weight_decay);
+    part.read("clip_norm", recipe.optimizer.clip_norm);
+    part.read("ema", recipe.optimizer.ema);
+    part.read("warmup_steps", recipe.warmup_steps);
+    part.finish();
+  }
+  if (const auto* node = table.table("report")) {
+    Table part(*node, origin + ": report.");
+    part.read("log_seconds", recipe.log_seconds);
+    part.read("checkpoint_seconds", recipe.checkpoint_seconds);
+    part.read("preview_minutes", recipe.preview_minutes);
+    part.read("preview_prompts", recipe.preview_prompts);
+    part.finish();
+  }
+  int index = 0;
+  for (const auto* node : table.tables("stage"))
+    recipe.stages.push_back(read_stage(*node, recipe.kind, join(origin, ": stage ", index++, ": ")));
+  table.finish();
+  FPSA_CHECK(!recipe.stages.empty(), origin, ": expected at least one [[stage]]");
+  return recipe;
+}
+
+Recipe load_recipe(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  FPSA_CHECK(in, "cannot read the recipe ", path, ": expected a TOML file");
+  std::stringstream text;
+  text << in.rdbuf();
+  return parse_recipe(text.str(), path.string());
+}
+
+}  // namespace fpsa::train

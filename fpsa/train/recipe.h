@@ -1,0 +1,69 @@
+// What a training run does: a TOML file read once at the start.
+//
+//   kind = "dit"                    "vae" or "dit"
+//   seed = 1                        decides weights, data and noise
+//   [optimizer]  beta1 beta2 momentum adam_scale weight_decay clip_norm ema warmup_steps
+//   [report]     log_seconds checkpoint_seconds preview_minutes
+//   [[stage]]    frames height width batch, minutes or steps, learning_rate [begin, end], and the rest of struct Stage
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "fpsa/train/optimizer.h"
+
+namespace fpsa::train {
+
+enum class Kind { kVae, kDit };
+
+/// A stretch of training with fixed sizes. Ends after `steps` steps or after `minutes`, whichever is given.
+struct Stage {
+  int64_t frames = 17, height = 64, width = 64;   // what the model sees
+  int64_t batch = 1;
+  int64_t steps = 0;
+  double minutes = 0;
+  std::array<double, 2> learning_rate = {1e-3, 1e-3};  // linear in the stage's progress, begin to end
+  // VAE: clips are rendered at `source` (frames, height, width) and a crop of the size above is cut around the
+  // object; equal sizes mean whole frames. Several crop shapes take turns by weight.
+  struct Crop {
+    std::array<int64_t, 3> size, source;
+    int64_t batch = 1;
+    double weight = 1;
+  };
+  std::vector<Crop> crops;
+  bool bf16 = true;
+  // DiT
+  double shift = 3.0;
+  std::array<double, 3> stretch = {1, 1, 1};  // RoPE coordinates are multiplied by this
+  int64_t pool_clips = 1024;                  // latents kept; the oldest are replaced
+  int64_t pool_start = 256;                   // encoded before the first step
+  int64_t refresh_every = 8;                  // one more chunk of clips every so many steps
+  int64_t eval_prompts = 0;                   // held-out prompts judged at the end of the stage
+};
+
+struct Recipe {
+  Kind kind = Kind::kVae;
+  uint64_t seed = 1;
+  OptimizerConfig optimizer;
+  bool muon = true;
+  int64_t warmup_steps = 50;
+  double log_seconds = 20;
+  double checkpoint_seconds = 300;
+  double preview_minutes = 20;   // 0: never
+  int64_t preview_prompts = 8;
+  bool decoder_only = false;     // VAE: the encoder stays, so that latents made with it stay valid
+  double prompt_dropout = 0.1;   // DiT
+  double slot_weight = 0.05;     // DiT: weight of the prompt-slot classifier
+  double coverage_weight = 0.5;  // DiT: weight of the coverage head
+  std::vector<Stage> stages;
+};
+
+/// Reads a recipe.
+///   Errors    fpsa::Error naming file, key, what was expected and what was found; unknown keys are errors
+Recipe load_recipe(const std::filesystem::path& path);
+Recipe parse_recipe(std::string_view text, const std::string& origin);
+
+}  // namespace fpsa::train
