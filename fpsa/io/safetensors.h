@@ -57,8 +57,11 @@ class SafetensorsFile {
   static SafetensorsFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
-  const std::vector<TensorEntry>& entries() const { return header_.entries; }
-  const Metadata& metadata() const { return header_.metadata; }
+  // Not from a temporary: a range-for over open(path).entries() would walk freed memory.
+  const std::vector<TensorEntry>& entries() const& { return header_.entries; }
+  const std::vector<TensorEntry>& entries() const&& = delete;
+  const Metadata& metadata() const& { return header_.metadata; }
+  const Metadata& metadata() const&& = delete;
   /// The bytes of one of entries(), valid as long as this object or a copy of mapping() lives.
   std::span<const std::byte> bytes(const TensorEntry& entry) const;
   /// Owner of the mapping, for views that outlive this object.

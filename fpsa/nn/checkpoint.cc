@@ -29,15 +29,18 @@ std::string CheckpointReport::text() const {
 }
 
 CheckpointSource::CheckpointSource(TensorMap tensors, at::ScalarType compute_dtype, std::string origin,
-                                   TensorMap scales)
+                                   TensorMap scales, at::Device device)
     : tensors_(std::move(tensors)),
       scales_(std::move(scales)),
       compute_dtype_(compute_dtype),
+      device_(device),
       origin_(std::move(origin)) {}
 
 at::Tensor CheckpointSource::get(const ParameterSpec& spec) {
   const at::ScalarType wanted = spec.keep_f32 ? at::kFloat : compute_dtype_;
-  const auto absent = [&] { return at::zeros({}, at::TensorOptions().dtype(wanted)).expand(spec.shape); };
+  const auto absent = [&] {
+    return at::zeros({}, at::TensorOptions().dtype(wanted).device(device_)).expand(spec.shape);
+  };
   requested_.insert(spec.name);
   const auto found = tensors_.find(spec.name);
   if (found == tensors_.end()) {

@@ -19,7 +19,7 @@ struct CheckpointReport {
   std::vector<std::string> missing, unexpected;
   std::vector<Mismatch> mis_shaped;
   int64_t used = 0;             // parameters handed out
-  int64_t converted = 0;        // of those, copied to another dtype; the rest share the file's mapping
+  int64_t converted = 0;        // of those, copied to another dtype or device; the rest share the file's mapping
   int64_t converted_bytes = 0;  // memory of the copies
 
   bool ok() const { return missing.empty() && unexpected.empty() && mis_shaped.empty(); }
@@ -35,9 +35,9 @@ struct CheckpointReport {
 ///   Errors    finish() throws fpsa::Error unless the report is ok()
 class CheckpointSource : public ParameterSource {
  public:
-  /// `origin` (a path) begins the error message.
+  /// `origin` (a path) begins the error message. On another device than the CPU every tensor is copied there.
   CheckpointSource(TensorMap tensors, at::ScalarType compute_dtype, std::string origin = "checkpoint",
-                   TensorMap scales = {});
+                   TensorMap scales = {}, at::Device device = at::kCPU);
 
   at::Tensor get(const ParameterSpec& spec) override;
 
@@ -51,6 +51,7 @@ class CheckpointSource : public ParameterSource {
 
   TensorMap tensors_, scales_;
   at::ScalarType compute_dtype_;
+  at::Device device_;
   std::string origin_;
   std::set<std::string> requested_;
   CheckpointReport report_;

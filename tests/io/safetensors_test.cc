@@ -51,7 +51,8 @@ TEST(SafetensorsRead, AHeaderLengthThatLooksLikeAPickleIsAccepted) {
   ScratchFolder scratch;
   std::string header = "{}";
   header.resize(0x0280, ' ');  // stored as 80 02 00 ..., the first bytes of a protocol-2 pickle
-  EXPECT_TRUE(SafetensorsFile::open(write_raw(scratch / "a.safetensors", prefixed(header, ""))).entries().empty());
+  const SafetensorsFile file = SafetensorsFile::open(write_raw(scratch / "a.safetensors", prefixed(header, "")));
+  EXPECT_TRUE(file.entries().empty());
 }
 
 struct HostileFile {
