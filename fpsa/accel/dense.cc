@@ -31,6 +31,8 @@ class Dense : public RecordingMethod {
 
 }  // namespace
 
-std::unique_ptr<Method> make_dense() { return std::make_unique<Dense>(); }
+std::unique_ptr<Method> make_dense() {
+  return std::make_unique<Dense>();
+}
 
 }  // namespace fpsa::accel

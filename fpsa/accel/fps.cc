@@ -44,8 +44,8 @@ class Fps : public RecordingMethod {
   }
 
  protected:
-  at::Tensor compute(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const nn::AttentionContext& context, Explain& entry) override {
+  at::Tensor compute(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const nn::AttentionContext& context,
+                     Explain& entry) override {
     FPSA_CHECK(q.dim() == 4, name_, ": q must be [B,L,H,D], got ", q.dim(), " dimensions");
     check_fits(context, q.size(2));
     FPSA_CHECK(q.size(1) == context.grid.volume(), name_, ": q must have the ", context.grid.volume(),
@@ -55,8 +55,8 @@ class Fps : public RecordingMethod {
     entry.method = name_;
     entry.density = 0;
     for (const HeadRun& run : runs) {
-      const auto plan = ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern,
-                                      run.setting.window);
+      const auto plan =
+          ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern, run.setting.window);
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
       ops::AttentionOptions options;
       options.precision = run.setting.quant == Quant::kE4m3 ? ops::Precision::kE4m3 : ops::Precision::kNone;
@@ -93,15 +93,14 @@ class Fps : public RecordingMethod {
 
   void explain(const HeadRun& run, bool several, const ops::Plan& plan, const ops::AttentionResult& result,
                Explain& entry) const {
-    const std::string who =
-        several ? join("heads ", run.first, "-", run.first + run.count - 1, ": ") : std::string();
+    const std::string who = several ? join("heads ", run.first, "-", run.first + run.count - 1, ": ") : std::string();
     auto add = [](std::string& text, const std::string& part) {
       if (!text.empty()) text += "; ";
       text += part;
     };
     const bool quantised = run.setting.quant == Quant::kE4m3;
-    add(entry.pattern, who + describe(run.setting, schedule_.tile, plan.dense()));
-    add(entry.granularity, who + (quantised ? extents(run.setting.granularity) : std::string("-")));
+    add(entry.pattern, join(who, describe(run.setting, schedule_.tile, plan.dense())));
+    add(entry.granularity, join(who, quantised ? extents(run.setting.granularity) : "-"));
     // One name is enough when all heads took the same kernel.
     if (entry.kernel.find(result.kernel) == std::string::npos) {
       add(entry.kernel, std::string(result.kernel));
@@ -140,11 +139,15 @@ Schedule one_phase(const Grid& tile, const Grid& granularity, const Grid& window
 
 }  // namespace
 
-std::unique_ptr<Method> make_fps(Schedule schedule) { return std::make_unique<Fps>(std::move(schedule), "fps"); }
+std::unique_ptr<Method> make_fps(Schedule schedule) {
+  return std::make_unique<Fps>(std::move(schedule), "fps");
+}
 
 std::unique_ptr<Method> make_sta(Schedule schedule) {
-  for (auto& phase : schedule.phases) phase.quant = Quant::kNone;
-  for (auto& change : schedule.overrides) change.quant.reset();
+  for (auto& phase : schedule.phases)
+    phase.quant = Quant::kNone;
+  for (auto& change : schedule.overrides)
+    change.quant.reset();
   std::erase_if(schedule.overrides, says_nothing);
   return std::make_unique<Fps>(std::move(schedule), "sta");
 }

@@ -26,7 +26,8 @@ class RecordingMethod : public Method {
   }
   std::vector<Explain> report() const final {
     std::vector<Explain> entries;
-    for (const auto& [key, entry] : entries_) entries.push_back(entry);
+    for (const auto& [key, entry] : entries_)
+      entries.push_back(entry);
     return entries;
   }
   double seconds() const final { return seconds_; }

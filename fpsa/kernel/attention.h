@@ -17,7 +17,7 @@ inline constexpr int32_t kMaxQueryRows = 96;
 /// Row i begins at element (index ? index[i] : i) * stride of data; its D elements are contiguous.
 struct RowsView {
   const void* data = nullptr;
-  int64_t stride = 0;              // in elements
+  int64_t stride = 0;  // in elements
   const int32_t* index = nullptr;
 };
 
@@ -34,15 +34,15 @@ struct AttentionHead {
 /// Where one (batch, head) goes. Rows are written at (index ? index[i] : i).
 struct AttentionOut {
   void* out = nullptr;
-  int64_t stride = 0;              // in elements
-  Dtype dtype = Dtype::kF32;       // kF32 or kBf16
+  int64_t stride = 0;         // in elements
+  Dtype dtype = Dtype::kF32;  // kF32 or kBf16
   const int32_t* index = nullptr;
-  float* lse = nullptr;            // [queries] or null, contiguous, written at the same index
-  float* row_max = nullptr;        // [queries] or null, likewise
+  float* lse = nullptr;      // [queries] or null, contiguous, written at the same index
+  float* row_max = nullptr;  // [queries] or null, likewise
 };
 
 struct KeyRange {
-  int32_t begin, end;              // positions [begin, end), begin < end
+  int32_t begin, end;  // positions [begin, end), begin < end
 };
 
 /// Query rows [begin, end), at most kMaxQueryRows, that see the same keys: `ranges`, ascending and disjoint.

@@ -9,8 +9,8 @@ namespace fpsa::kernel {
 
 /// One head's rows, by position (tile order).
 struct QuantizeInput {
-  RowsView x;                      // f32 or bf16
-  Dtype dtype = Dtype::kF32;       // kF32 or kBf16
+  RowsView x;                 // f32 or bf16
+  Dtype dtype = Dtype::kF32;  // kF32 or kBf16
   int64_t rows = 0, dim = 0;
 };
 

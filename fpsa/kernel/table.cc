@@ -19,18 +19,18 @@ namespace {
 
 const auto& attention_table() {
   static const auto table = std::to_array<AttentionFwdEntry>({
-      {"attention_fwd_f32_reference", Isa::kReference, Dtype::kF32, reference::attention_fwd_f32()},
-      {"attention_fwd_bf16_reference", Isa::kReference, Dtype::kBf16, reference::attention_fwd_bf16()},
-      {"attention_fwd_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::attention_fwd_e4m3()},
+    {"attention_fwd_f32_reference", Isa::kReference, Dtype::kF32, reference::attention_fwd_f32()},
+        {"attention_fwd_bf16_reference", Isa::kReference, Dtype::kBf16, reference::attention_fwd_bf16()},
+        {"attention_fwd_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::attention_fwd_e4m3()},
 #if FPSA_KERNEL_X86
-      {"attention_fwd_f32_avx2", Isa::kAvx2, Dtype::kF32, cpu::attention_fwd_f32_avx2()},
-      {"attention_fwd_bf16_avx2", Isa::kAvx2, Dtype::kBf16, cpu::attention_fwd_bf16_avx2()},
-      {"attention_fwd_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx2()},
-      {"attention_fwd_f32_avx512", Isa::kAvx512, Dtype::kF32, cpu::attention_fwd_f32_avx512()},
-      {"attention_fwd_bf16_avx512", Isa::kAvx512, Dtype::kBf16, cpu::attention_fwd_bf16_avx512()},
-      {"attention_fwd_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512()},
-      {"attention_fwd_bf16_avx512bf16", Isa::kAvx512Bf16, Dtype::kBf16, cpu::attention_fwd_bf16_avx512bf16()},
-      {"attention_fwd_e4m3_avx512bf16", Isa::kAvx512Bf16, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512bf16()},
+        {"attention_fwd_f32_avx2", Isa::kAvx2, Dtype::kF32, cpu::attention_fwd_f32_avx2()},
+        {"attention_fwd_bf16_avx2", Isa::kAvx2, Dtype::kBf16, cpu::attention_fwd_bf16_avx2()},
+        {"attention_fwd_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx2()},
+        {"attention_fwd_f32_avx512", Isa::kAvx512, Dtype::kF32, cpu::attention_fwd_f32_avx512()},
+        {"attention_fwd_bf16_avx512", Isa::kAvx512, Dtype::kBf16, cpu::attention_fwd_bf16_avx512()},
+        {"attention_fwd_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512()},
+        {"attention_fwd_bf16_avx512bf16", Isa::kAvx512Bf16, Dtype::kBf16, cpu::attention_fwd_bf16_avx512bf16()},
+        {"attention_fwd_e4m3_avx512bf16", Isa::kAvx512Bf16, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512bf16()},
 #endif
   });
   return table;
@@ -38,9 +38,9 @@ const auto& attention_table() {
 
 const auto& quantize_table() {
   static const auto table = std::to_array<QuantizeEntry>({
-      {"quantize_e4m3_reference", Isa::kReference, reference::quantize_e4m3()},
+    {"quantize_e4m3_reference", Isa::kReference, reference::quantize_e4m3()},
 #if FPSA_KERNEL_X86
-      {"quantize_e4m3_avx2", Isa::kAvx2, cpu::quantize_e4m3_avx2()},
+        {"quantize_e4m3_avx2", Isa::kAvx2, cpu::quantize_e4m3_avx2()},
 #endif
   });
   return table;
@@ -66,8 +66,12 @@ std::string_view dtype_name(Dtype dtype) {
   return "unknown";
 }
 
-std::span<const AttentionFwdEntry> attention_fwd_entries() { return attention_table(); }
-std::span<const QuantizeEntry> quantize_entries() { return quantize_table(); }
+std::span<const AttentionFwdEntry> attention_fwd_entries() {
+  return attention_table();
+}
+std::span<const QuantizeEntry> quantize_entries() {
+  return quantize_table();
+}
 
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level) {
   const AttentionFwdEntry* best = nullptr;
@@ -100,14 +104,21 @@ void force_isa(std::string_view name) {
   FPSA_CHECK(false, "isa: expected one of ", names, ", got '", name, "'");
 }
 
-Isa current_isa() { return level(); }
+Isa current_isa() {
+  return level();
+}
 
-const AttentionFwdEntry& attention_fwd(Dtype dtype) { return attention_fwd_at(dtype, current_isa()); }
-const QuantizeEntry& quantize() { return quantize_at(current_isa()); }
+const AttentionFwdEntry& attention_fwd(Dtype dtype) {
+  return attention_fwd_at(dtype, current_isa());
+}
+const QuantizeEntry& quantize() {
+  return quantize_at(current_isa());
+}
 
 std::vector<std::string> selected() {
   std::vector<std::string> names;
-  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3}) names.emplace_back(attention_fwd(dtype).name);
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3})
+    names.emplace_back(attention_fwd(dtype).name);
   names.emplace_back(quantize().name);
   return names;
 }

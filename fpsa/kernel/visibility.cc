@@ -29,7 +29,8 @@ Visibility::Visibility(const pattern::BlockMask& mask, int64_t head, std::span<c
   for (int64_t row = 0; row < mask.rows;) {
     const auto visible = mask.visible(head, row);
     int64_t last = row + 1;
-    while (last < mask.rows && std::ranges::equal(visible, mask.visible(head, last))) ++last;
+    while (last < mask.rows && std::ranges::equal(visible, mask.visible(head, last)))
+      ++last;
     const size_t first = ranges_.size();
     append_ranges(visible, key_tile_begin, ranges_);
     runs.push_back({query_tile_begin[static_cast<size_t>(row)], query_tile_begin[static_cast<size_t>(last)], first,

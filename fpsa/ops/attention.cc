@@ -32,7 +32,8 @@ template <class Function>
 void parallel(int64_t n, int64_t scratch_bytes, const Function& fn) {
   at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
     const auto scratch = at::empty({std::max<int64_t>(scratch_bytes, 64)}, at::kByte);
-    for (int64_t i = begin; i < end; ++i) fn(i, scratch.mutable_data_ptr());
+    for (int64_t i = begin; i < end; ++i)
+      fn(i, scratch.mutable_data_ptr());
   });
 }
 
@@ -75,8 +76,8 @@ struct Call {
 
 void check_same(const at::Tensor& x, const char* name, const at::Tensor& q, const char* op) {
   TORCH_CHECK(x.size(0) == q.size(0) && x.size(2) == q.size(2) && x.size(3) == q.size(3), op, ": ", name,
-              " must have the batch, heads and head dim of q (", q.size(0), ", ", q.size(2), ", ", q.size(3), "), got (",
-              x.size(0), ", ", x.size(2), ", ", x.size(3), ")");
+              " must have the batch, heads and head dim of q (", q.size(0), ", ", q.size(2), ", ", q.size(3),
+              "), got (", x.size(0), ", ", x.size(2), ", ", x.size(3), ")");
   TORCH_CHECK(x.scalar_type() == q.scalar_type(), op, ": ", name, " must have q's dtype ", q.scalar_type(), ", got ",
               x.scalar_type());
 }
@@ -87,8 +88,12 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
   for (const auto& [name, x] : {std::pair("q", &q), std::pair("k", &k), std::pair("v", &v)})
     check_tokens(*x, op, name, options.heads_first);
   check_no_gradient(op, {q, k, v});
-  Call call{tokens_first(q, options.heads_first), tokens_first(k, options.heads_first),
-            tokens_first(v, options.heads_first), {}, {}, 0.0f};
+  Call call{tokens_first(q, options.heads_first),
+            tokens_first(k, options.heads_first),
+            tokens_first(v, options.heads_first),
+            {},
+            {},
+            0.0f};
   check_same(call.k, "k", call.q, op);
   check_same(call.v, "v", call.q, op);
   TORCH_CHECK(call.k.size(1) == call.v.size(1), op, ": k and v must have the same number of tokens, got ",
@@ -122,7 +127,10 @@ kernel::AttentionOut out_of(const Call& call, int64_t b, int64_t h, const int32_
   const auto view = rows_of(call.out, b, h, index);
   const int64_t row = (b * call.heads() + h) * call.q.size(1);
   const auto& [lse, row_max] = std::pair(call.result.lse, call.result.row_max);
-  return {const_cast<void*>(view.data), view.stride, kernel_dtype(call.out.scalar_type()), index,
+  return {const_cast<void*>(view.data),
+          view.stride,
+          kernel_dtype(call.out.scalar_type()),
+          index,
           lse.defined() ? lse.mutable_data_ptr<float>() + row : nullptr,
           row_max.defined() ? row_max.mutable_data_ptr<float>() + row : nullptr};
 }

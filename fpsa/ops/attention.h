@@ -22,8 +22,8 @@ enum class Precision {
 
 struct AttentionOptions {
   Precision precision = Precision::kNone;
-  std::optional<double> scale;    // softmax scale; 1/sqrt(D) when absent
-  bool heads_first = false;       // q, k, v, out are [B,H,L,D] instead of [B,L,H,D]
+  std::optional<double> scale;  // softmax scale; 1/sqrt(D) when absent
+  bool heads_first = false;     // q, k, v, out are [B,H,L,D] instead of [B,L,H,D]
   bool want_lse = false;
   bool want_row_max = false;
   std::optional<at::Tensor> out;  // written instead of a new tensor: q's shape and dtype, innermost contiguous
@@ -31,9 +31,9 @@ struct AttentionOptions {
 
 struct AttentionResult {
   at::Tensor out;
-  at::Tensor lse;                 // [B,H,Lq] F32, natural log, raster order; undefined unless wanted
-  at::Tensor row_max;             // [B,H,Lq] F32, integers in log2 units, raster order; undefined unless wanted
-  std::string_view kernel;        // the entry that ran
+  at::Tensor lse;           // [B,H,Lq] F32, natural log, raster order; undefined unless wanted
+  at::Tensor row_max;       // [B,H,Lq] F32, integers in log2 units, raster order; undefined unless wanted
+  std::string_view kernel;  // the entry that ran
   kernel::Isa isa = kernel::Isa::kReference;
 };
 

@@ -31,7 +31,9 @@ struct Head {
   at::Tensor q, k, v;
 };
 
-at::Tensor head_of(const at::Tensor& x, int64_t b, int64_t h) { return x.select(0, b).select(1, h); }
+at::Tensor head_of(const at::Tensor& x, int64_t b, int64_t h) {
+  return x.select(0, b).select(1, h);
+}
 
 at::Tensor visible_keys(const std::optional<at::Tensor>& key_mask, int64_t b) {
   return key_mask ? key_mask->select(0, b).nonzero().squeeze(1) : at::Tensor();
@@ -75,7 +77,8 @@ HeadGrads backward_head(const Head& head, const at::Tensor& grad_out) {
   const int64_t block = rows_per_block(keys);
   const auto kt = head.k.t(), vt = head.v.t();
   const auto wide = head.q.options().dtype(head.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  HeadGrads grads{at::empty({queries, dim}, head.q.options()), at::zeros({keys, dim}, wide), at::zeros({keys, dim}, wide)};
+  HeadGrads grads{at::empty({queries, dim}, head.q.options()), at::zeros({keys, dim}, wide),
+                  at::zeros({keys, dim}, wide)};
   auto scores = at::empty({std::min(block, queries), keys}, head.q.options());
   auto probs = at::empty_like(scores);
   for (int64_t begin = 0; begin < queries; begin += block) {
@@ -95,7 +98,8 @@ HeadGrads backward_head(const Head& head, const at::Tensor& grad_out) {
 }
 
 bool kernel_serves(const at::Tensor& q) {
-  return q.scalar_type() != at::kDouble && q.device().is_cpu() && q.size(3) % 8 == 0 && q.size(3) > 0 && q.size(3) <= 256;
+  return q.scalar_type() != at::kDouble && q.device().is_cpu() && q.size(3) % 8 == 0 && q.size(3) > 0 &&
+         q.size(3) <= 256;
 }
 
 class ComposedAttention : public torch::autograd::Function<ComposedAttention> {

@@ -25,8 +25,8 @@ Plan::Plan(const pattern::Grid& grid, const pattern::Grid& tile, const pattern::
            pattern::BlockMask mask)
     : order_(grid, tile, granularity), groups_(pattern::token_groups(order_)), mask_(std::move(mask)) {
   FPSA_CHECK(mask_.rows == order_.tile_count() && mask_.cols == order_.tile_count(), "mask: expected ",
-             order_.tile_count(), " x ", order_.tile_count(), " tiles for grid ", pattern::to_string(grid), " and tile ",
-             pattern::to_string(tile), ", got ", mask_.rows, " x ", mask_.cols);
+             order_.tile_count(), " x ", order_.tile_count(), " tiles for grid ", pattern::to_string(grid),
+             " and tile ", pattern::to_string(tile), ", got ", mask_.rows, " x ", mask_.cols);
   for (int64_t head = 0; head < mask_.heads(); ++head)
     visibility_.emplace_back(mask_, head, order_.tile_begin(), order_.tile_begin());
   density_ = pattern::density(mask_, order_);

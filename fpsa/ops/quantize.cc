@@ -43,7 +43,7 @@ Quantized quantize_tokens(const at::Tensor& x, const Plan& plan, bool heads_firs
   const int64_t groups = plan.groups().count, tokens = plan.tokens(), dim = input.x.size(3);
   auto result = allocate(input.x, groups);
   result.token_scale = at::empty({input.x.size(0), input.x.size(2), tokens}, result.scales.options());
-  auto *codes = result.codes.mutable_data_ptr<uint8_t>();
+  auto* codes = result.codes.mutable_data_ptr<uint8_t>();
   auto *scales = result.scales.mutable_data_ptr<float>(), *token_scale = result.token_scale.mutable_data_ptr<float>();
   const auto& entry = kernel::quantize();
   at::parallel_for(0, input.x.size(0) * input.x.size(2), 1, [&](int64_t begin, int64_t end) {

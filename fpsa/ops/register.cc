@@ -55,8 +55,9 @@ TensorPair attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tens
                         at::IntArrayRef tile, at::IntArrayRef window, std::string_view pattern, std::string_view quant,
                         at::OptionalIntArrayRef granularity, std::optional<double> scale, bool heads_first) {
   return translated([&] {
-    const auto plan = plan_for(triple(grid, "grid"), triple(tile, "tile"), triple(granularity.value_or(tile), "granularity"),
-                               std::string(pattern), triple(window, "window"));
+    const auto plan =
+        plan_for(triple(grid, "grid"), triple(tile, "tile"), triple(granularity.value_or(tile), "granularity"),
+                 std::string(pattern), triple(window, "window"));
     const auto result = attention(q, k, v, *plan, options_of(quant, scale, heads_first));
     return TensorPair(result.out, result.lse);
   });
@@ -79,8 +80,8 @@ TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const a
     const auto g = triple(grid, "grid"), t = triple(tile, "tile");
     const int64_t tiles = pattern::tiles_per_axis(g, t).volume();
     auto rows = int32_values(row_begin, "row_begin");
-    TORCH_CHECK(rows.size() > 1 && (static_cast<int64_t>(rows.size()) - 1) % tiles == 0,
-                "row_begin: expected heads * ", tiles, " + 1 entries, got ", rows.size());
+    TORCH_CHECK(rows.size() > 1 && (static_cast<int64_t>(rows.size()) - 1) % tiles == 0, "row_begin: expected heads * ",
+                tiles, " + 1 entries, got ", rows.size());
     const int64_t heads = (static_cast<int64_t>(rows.size()) - 1) / tiles;
     const Plan plan(g, t, triple(granularity.value_or(tile), "granularity"),
                     pattern::from_csr(heads, tiles, tiles, std::move(rows), int32_values(col, "col")));
@@ -89,8 +90,8 @@ TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const a
   });
 }
 
-TensorPair dense_attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::optional<double> scale,
-                              bool heads_first) {
+TensorPair dense_attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              std::optional<double> scale, bool heads_first) {
   return translated([&] {
     const auto result = dense_attention(q, k, v, options_of("none", scale, heads_first));
     return TensorPair(result.out, result.lse);
@@ -131,7 +132,8 @@ TensorPair quantize_meta(const at::Tensor& x, c10::SymInt scales, bool heads_fir
 
 // Groups cover the grid in steps of the granularity, whether finer or coarser than the tile.
 int64_t group_count(at::IntArrayRef grid, at::IntArrayRef granularity) {
-  return translated([&] { return pattern::tiles_per_axis(triple(grid, "grid"), triple(granularity, "granularity")).volume(); });
+  return translated(
+      [&] { return pattern::tiles_per_axis(triple(grid, "grid"), triple(granularity, "granularity")).volume(); });
 }
 
 std::vector<std::string> selected_op() {
@@ -152,10 +154,12 @@ void force_isa_op(std::string_view name) {
 TORCH_LIBRARY(fpsa, m) {
   m.def(
       "attention(Tensor q, Tensor k, Tensor v, *, int[] grid, int[] tile, int[] window, str pattern='sta', "
-      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor lse)");
+      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor "
+      "lse)");
   m.def(
       "masked_attention(Tensor q, Tensor k, Tensor v, *, int[] grid, int[] tile, Tensor row_begin, Tensor col, "
-      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor lse)");
+      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor "
+      "lse)");
   m.def(
       "dense_attention(Tensor q, Tensor k, Tensor v, *, float? scale=None, bool heads_first=False) "
       "-> (Tensor out, Tensor lse)");
@@ -189,10 +193,10 @@ TORCH_LIBRARY_IMPL(fpsa, Meta, m) {
             bool heads_first) { return attention_meta(q, heads_first); });
   m.impl("dense_attention", [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, std::optional<double>,
                                bool heads_first) { return attention_meta(q, heads_first); });
-  m.impl("quantize_tokens", [](const at::Tensor& x, at::IntArrayRef grid, at::IntArrayRef, at::IntArrayRef granularity,
-                               bool heads_first) {
-    return quantize_meta(x, c10::SymInt(group_count(grid, granularity)), heads_first);
-  });
+  m.impl("quantize_tokens",
+         [](const at::Tensor& x, at::IntArrayRef grid, at::IntArrayRef, at::IntArrayRef granularity, bool heads_first) {
+           return quantize_meta(x, c10::SymInt(group_count(grid, granularity)), heads_first);
+         });
   m.impl("quantize_channels", [](const at::Tensor& x, at::IntArrayRef, at::IntArrayRef, bool heads_first) {
     return quantize_meta(x, x.sym_size(3), heads_first);
   });

@@ -75,10 +75,12 @@ TEST(Methods, FpsRunsThePhaseOfItsStep) {
 
 TEST(Methods, StaAndFp8AreTheHalvesOfTheSchedule) {
   const auto x = random_inputs();
-  EXPECT_TRUE(at::equal(run(*make_sta(three_phases()), x, at_step(0)), run(*make_sta(kTile, {2, 1, 1}), x, at_step(0))));
+  EXPECT_TRUE(
+      at::equal(run(*make_sta(three_phases()), x, at_step(0)), run(*make_sta(kTile, {2, 1, 1}), x, at_step(0))));
   EXPECT_TRUE(
       at::equal(run(*make_fp8(three_phases()), x, at_step(0)), run(*make_fp8(kTile, {6, 8, 8}), x, at_step(0))));
-  EXPECT_FALSE(at::equal(run(*make_fp8(kTile, {1, 2, 2}), x, at_step(0)), run(*make_fp8(kTile, {6, 8, 8}), x, at_step(0))));
+  EXPECT_FALSE(
+      at::equal(run(*make_fp8(kTile, {1, 2, 2}), x, at_step(0)), run(*make_fp8(kTile, {6, 8, 8}), x, at_step(0))));
 }
 
 TEST(Methods, OverridesActOnTheirLayersAndHeads) {

@@ -18,7 +18,8 @@ namespace fpsa::kernel::testing_support {
 class Guarded {
  public:
   explicit Guarded(int64_t bytes) : bytes_(bytes) {
-    memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 2 * kBand + 63) / 64 * 64))));
+    memory_.reset(
+        static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 2 * kBand + 63) / 64 * 64))));
     std::memset(memory_.get(), kPoison, static_cast<size_t>(bytes + 2 * kBand));
   }
   void* data() { return memory_.get() + kBand; }
@@ -83,7 +84,8 @@ struct AttentionCase {
     std::vector<KeyRange> ranges;
     int32_t at = static_cast<int32_t>(random() % 20);
     while (at < head.keys) {
-      const int32_t end = static_cast<int32_t>(std::min<int64_t>(at + 1 + static_cast<int64_t>(random() % 90), head.keys));
+      const int32_t end =
+          static_cast<int32_t>(std::min<int64_t>(at + 1 + static_cast<int64_t>(random() % 90), head.keys));
       ranges.push_back({at, end});
       at = end + 1 + static_cast<int32_t>(random() % 40);
     }
@@ -108,20 +110,23 @@ struct AttentionCase {
       const float x = normal(random);
       const uint16_t bf16 = numeric::bf16_from_f32(x);
       const uint8_t code = numeric::e4m3_from_f32(x * static_cast<float>(100 / spread));
-      std::memcpy(bytes.data() + i * size, dtype == Dtype::kF32    ? static_cast<const void*>(&x)
-                                           : dtype == Dtype::kBf16 ? static_cast<const void*>(&bf16)
-                                                                   : &code,
+      std::memcpy(bytes.data() + i * size,
+                  dtype == Dtype::kF32    ? static_cast<const void*>(&x)
+                  : dtype == Dtype::kBf16 ? static_cast<const void*>(&bf16)
+                                          : &code,
                   static_cast<size_t>(size));
     }
   }
   void scales(std::vector<float>& into, int64_t count, double spread) {
     std::uniform_real_distribution<float> uniform(0.5f, 1.5f);
     into.resize(static_cast<size_t>(count));
-    for (float& scale : into) scale = static_cast<float>(spread) / 100.0f * uniform(random);
+    for (float& scale : into)
+      scale = static_cast<float>(spread) / 100.0f * uniform(random);
   }
   std::vector<int32_t> shuffled(int64_t n) {
     std::vector<int32_t> index(static_cast<size_t>(n));
-    for (size_t i = 0; i < index.size(); ++i) index[i] = static_cast<int32_t>(i);
+    for (size_t i = 0; i < index.size(); ++i)
+      index[i] = static_cast<int32_t>(i);
     std::shuffle(index.begin(), index.end(), random);
     return index;
   }
@@ -148,7 +153,8 @@ inline AttentionResult run_entry(const AttentionFwd& kernel, const AttentionCase
              scratch.data());
   clean = packed.intact() && scratch.intact() && out.intact() && lse.intact() && row_max.intact();
   std::vector<bool> written(static_cast<size_t>(head.queries));
-  for (int32_t i = block.begin; i < block.end; ++i) written[static_cast<size_t>(head.q.index[i])] = true;
+  for (int32_t i = block.begin; i < block.end; ++i)
+    written[static_cast<size_t>(head.q.index[i])] = true;
   const auto* bytes = static_cast<const uint8_t*>(out.data());
   for (int64_t row = 0; row < head.queries; ++row)
     for (int64_t b = 0; b < row_bytes && !written[static_cast<size_t>(row)]; ++b)

@@ -35,8 +35,8 @@ Magnitudes magnitudes(const AttentionCase& test, const QueryBlock& block) {
           sum += std::abs(test.value(head.q, head.q_scale, nullptr, query, d) *
                           test.value(head.k, head.k_scale, nullptr, key, d));
         // Two more roundings scale the dot product to log2 units.
-        found.score_error = std::max(
-            found.score_error, numeric::dot_bound(numeric::kF32Epsilon, head.dim + 2, sum) * head.softmax_scale);
+        found.score_error = std::max(found.score_error,
+                                     numeric::dot_bound(numeric::kF32Epsilon, head.dim + 2, sum) * head.softmax_scale);
       }
     }
   }
@@ -47,7 +47,8 @@ void compare(const AttentionFwdEntry& entry, const AttentionCase& test, const Qu
              const AttentionResult& got, const AttentionResult& want) {
   const auto [value, score_error] = magnitudes(test, block);
   int64_t keys = 0;
-  for (int32_t r = 0; r < block.range_count; ++r) keys += block.ranges[r].end - block.ranges[r].begin;
+  for (int32_t r = 0; r < block.range_count; ++r)
+    keys += block.ranges[r].end - block.ranges[r].begin;
   // exp2 is good to 3e-6 in the entries that round P anyway and to 3e-7 in F32; sums lose an epsilon per term.
   const double exp_error = entry.dtype == Dtype::kF32 ? 3e-7 : 3e-6;
   const double relative =
@@ -100,7 +101,8 @@ TEST_P(AttentionFwdTable, MatchesTheReferenceOnRandomShapes) {
     const auto ranges = test.random_ranges();
     QueryBlock block;
     block.begin = static_cast<int32_t>(random() % static_cast<uint64_t>(queries));
-    block.end = static_cast<int32_t>(std::min<int64_t>(queries, block.begin + 1 + static_cast<int64_t>(random() % kMaxQueryRows)));
+    block.end = static_cast<int32_t>(
+        std::min<int64_t>(queries, block.begin + 1 + static_cast<int64_t>(random() % kMaxQueryRows)));
     block.ranges = ranges.data();
     block.range_count = static_cast<int32_t>(ranges.size());
     bool clean = false, reference_clean = false;
@@ -158,8 +160,10 @@ TEST_P(AttentionFwdTable, LargeScoresDoNotOverflow) {
   const KeyRange all{0, 70};
   bool clean = false;
   const auto got = run_entry(entry().kernel, test, {0, 12, &all, 1}, clean);
-  for (const float x : got.out) EXPECT_TRUE(std::isfinite(x));
-  for (const float x : got.lse) EXPECT_TRUE(std::isfinite(x));
+  for (const float x : got.out)
+    EXPECT_TRUE(std::isfinite(x));
+  for (const float x : got.lse)
+    EXPECT_TRUE(std::isfinite(x));
 }
 
 TEST_P(AttentionFwdTable, ANanScoreMakesItsRowNan) {
@@ -202,7 +206,8 @@ TEST(AttentionFwdReference, MatchesADirectSoftmaxInF64) {
     EXPECT_NEAR(got.lse[row], std::log(sum), 1e-6);
     for (int64_t d = 0; d < 16; ++d) {
       double value = 0;
-      for (int64_t j = 0; j < 33; ++j) value += weights[j] / sum * test.value(test.head.v, nullptr, nullptr, j, d);
+      for (int64_t j = 0; j < 33; ++j)
+        value += weights[j] / sum * test.value(test.head.v, nullptr, nullptr, j, d);
       EXPECT_NEAR(got.out[row * 16 + static_cast<size_t>(d)], value, 2e-6);
     }
   }

@@ -30,7 +30,8 @@ struct Rows {
       bf16.push_back(numeric::bf16_from_f32(x));
       f32.push_back(dtype == Dtype::kF32 ? x : numeric::f32_from_bf16(bf16.back()));
     }
-    for (int64_t i = 0; i < rows; ++i) index.push_back(static_cast<int32_t>(i));
+    for (int64_t i = 0; i < rows; ++i)
+      index.push_back(static_cast<int32_t>(i));
     std::shuffle(index.begin(), index.end(), random);
     in.x = {dtype == Dtype::kF32 ? static_cast<const void*>(f32.data()) : bf16.data(), stride, index.data()};
     in.dtype = dtype;
@@ -53,14 +54,16 @@ TEST_P(QuantizeTable, TokenGroupsGetAbsmaxScalesAndExactCodes) {
     const Rows x(seed % 2 ? Dtype::kF32 : Dtype::kBf16, rows, dim, seed);
     const int64_t groups = 1 + rows / 7;
     std::vector<int32_t> group(static_cast<size_t>(rows));
-    for (size_t i = 0; i < group.size(); ++i) group[i] = static_cast<int32_t>(static_cast<int64_t>(i * i) % groups);
+    for (size_t i = 0; i < group.size(); ++i)
+      group[i] = static_cast<int32_t>(static_cast<int64_t>(i * i) % groups);
     std::vector<uint8_t> codes(static_cast<size_t>(rows * dim) + 64, 0xa5);
     std::vector<float> scale(static_cast<size_t>(groups)), token_scale(static_cast<size_t>(rows));
     entry().kernel.tokens(x.in, group.data(), groups, codes.data(), scale.data(), token_scale.data());
     for (int64_t g = 0; g < groups; ++g) {
       float top = 0;
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t d = 0; d < dim && group[static_cast<size_t>(i)] == g; ++d) top = std::max(top, std::abs(x.at(i, d)));
+        for (int64_t d = 0; d < dim && group[static_cast<size_t>(i)] == g; ++d)
+          top = std::max(top, std::abs(x.at(i, d)));
       EXPECT_EQ(scale[static_cast<size_t>(g)], numeric::scale_from_absmax(top));
     }
     for (int64_t i = 0; i < rows; ++i) {
@@ -83,10 +86,12 @@ TEST_P(QuantizeTable, ChannelsGetAbsmaxScalesAndExactCodes) {
     entry().kernel.channels(x.in, codes.data(), scale.data());
     for (int64_t d = 0; d < dim; ++d) {
       float top = 0;
-      for (int64_t i = 0; i < rows; ++i) top = std::max(top, std::abs(x.at(i, d)));
+      for (int64_t i = 0; i < rows; ++i)
+        top = std::max(top, std::abs(x.at(i, d)));
       EXPECT_EQ(scale[static_cast<size_t>(d)], numeric::scale_from_absmax(top));
       for (int64_t i = 0; i < rows; ++i)
-        ASSERT_EQ(codes[static_cast<size_t>(i * dim + d)], numeric::quantize_e4m3(x.at(i, d), scale[static_cast<size_t>(d)]));
+        ASSERT_EQ(codes[static_cast<size_t>(i * dim + d)],
+                  numeric::quantize_e4m3(x.at(i, d), scale[static_cast<size_t>(d)]));
     }
     EXPECT_EQ(std::count(codes.end() - 64, codes.end(), 0xa5), 64) << "wrote past the codes";
   }
@@ -121,14 +126,16 @@ TEST_P(QuantizeTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
   }
   x.push_back(0x1p-149f);
   x.push_back(-0.0f);
-  while (x.size() % 8 != 0) x.push_back(0.0f);
+  while (x.size() % 8 != 0)
+    x.push_back(0.0f);
   const int64_t rows = static_cast<int64_t>(x.size()) / 8;
   const std::vector<int32_t> group(static_cast<size_t>(rows), 0);
   std::vector<uint8_t> codes(x.size());
   float scale = 0;
   entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, rows, 8}, group.data(), 1, codes.data(), &scale, nullptr);
   EXPECT_EQ(scale, 1.0f);
-  for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(codes[i], numeric::e4m3_from_f32(x[i])) << x[i];
+  for (size_t i = 0; i < x.size(); ++i)
+    EXPECT_EQ(codes[i], numeric::e4m3_from_f32(x[i])) << x[i];
 }
 
 INSTANTIATE_TEST_SUITE_P(Entries, QuantizeTable, testing::Range<size_t>(0, quantize_entries().size()),

@@ -10,9 +10,10 @@ namespace {
 using pattern::Grid;
 
 TEST(Visibility, BlocksSeeExactlyTheTilesOfTheMask) {
-  for (const auto& [grid, tile, window] :
-       {std::tuple{Grid{9, 16, 16}, Grid{3, 4, 4}, Grid{3, 2, 2}}, {Grid{5, 7, 9}, Grid{2, 3, 4}, Grid{1, 2, 2}},
-        {Grid{1, 1, 1}, Grid{6, 8, 8}, Grid{1, 1, 1}}, {Grid{7, 5, 30}, Grid{6, 8, 8}, Grid{2, 1, 3}}}) {
+  for (const auto& [grid, tile, window] : {std::tuple{Grid{9, 16, 16}, Grid{3, 4, 4}, Grid{3, 2, 2}},
+                                           {Grid{5, 7, 9}, Grid{2, 3, 4}, Grid{1, 2, 2}},
+                                           {Grid{1, 1, 1}, Grid{6, 8, 8}, Grid{1, 1, 1}},
+                                           {Grid{7, 5, 30}, Grid{6, 8, 8}, Grid{2, 1, 3}}}) {
     const pattern::TileOrder order(grid, tile);
     const auto mask = pattern::sliding_tile(grid, tile, window);
     const Visibility visibility(mask, 0, order.tile_begin(), order.tile_begin());

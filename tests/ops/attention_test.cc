@@ -36,10 +36,12 @@ at::Tensor token_mask(const Plan& plan, int64_t heads) {
   for (int64_t h = 0; h < heads; ++h)
     for (int64_t row = 0; row < plan.mask().rows; ++row)
       for (const int32_t col : plan.mask().visible(h, row))
-        tiled[h].slice(0, order.tile_begin(row), order.tile_begin(row + 1))
+        tiled[h]
+            .slice(0, order.tile_begin(row), order.tile_begin(row + 1))
             .slice(1, order.tile_begin(col), order.tile_begin(col + 1))
             .fill_(true);
-  for (int64_t h = 0; h < heads; ++h) mask[h].index_put_({to_raster.unsqueeze(1), to_raster.unsqueeze(0)}, tiled[h]);
+  for (int64_t h = 0; h < heads; ++h)
+    mask[h].index_put_({to_raster.unsqueeze(1), to_raster.unsqueeze(0)}, tiled[h]);
   return mask;
 }
 
@@ -55,7 +57,9 @@ Expected masked(const Inputs& x, const at::Tensor& mask) {
   return {at::matmul(at::softmax(s, -1), heads(x.v)).transpose(1, 2), at::logsumexp(s, -1)};
 }
 
-double worst(const at::Tensor& got, const at::Tensor& want) { return (got - want).abs().max().item<double>(); }
+double worst(const at::Tensor& got, const at::Tensor& want) {
+  return (got - want).abs().max().item<double>();
+}
 
 std::shared_ptr<const Plan> sta(const Grid& grid, const Grid& tile, const Grid& window) {
   return plan_for(grid, tile, tile, "sta", window);
@@ -114,7 +118,8 @@ TEST(Attention, LayoutsAndStridesGiveTheSameBits) {
   const auto got = attention(contiguous(x.q), contiguous(x.k), contiguous(x.v), *plan, heads_first).out;
   EXPECT_TRUE(at::equal(got.transpose(1, 2), want));
   const auto fused = at::cat({x.q, x.k, x.v}, 3);
-  EXPECT_TRUE(at::equal(attention(fused.slice(3, 0, 32), fused.slice(3, 32, 64), fused.slice(3, 64, 96), *plan).out, want));
+  EXPECT_TRUE(
+      at::equal(attention(fused.slice(3, 0, 32), fused.slice(3, 32, 64), fused.slice(3, 64, 96), *plan).out, want));
   auto wide = at::zeros({2, grid.volume(), 5, 32}, at::kBFloat16);
   AttentionOptions into;
   into.out = wide.narrow(2, 1, 3);
@@ -222,7 +227,8 @@ TEST(Plan, IsCachedBySetting) {
   EXPECT_EQ(plan, sta(grid, tile, {1, 1, 1}));
   EXPECT_NE(plan, sta(grid, tile, {1, 1, 2}));
   EXPECT_NE(plan, plan_for(grid, tile, {1, 1, 1}, "sta", {1, 1, 1}));
-  for (int64_t i = 1; i < 50; ++i) sta({1, 1, i + 1}, {1, 1, 1}, {1, 1, 1});
+  for (int64_t i = 1; i < 50; ++i)
+    sta({1, 1, i + 1}, {1, 1, 1}, {1, 1, 1});
   EXPECT_NE(plan, sta(grid, tile, {1, 1, 1}));  // pushed out, made again
 }
 

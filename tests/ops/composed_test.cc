@@ -38,7 +38,8 @@ TEST_P(ComposedAttention, MatchesPlainAttentionInValueAndGradient) {
   const auto out = composed_attention(q, k, v, masked ? std::optional(key_mask) : std::nullopt);
   const auto g = at::randn_like(out);
   const auto grads = torch::autograd::grad({out}, {q, k, v}, {g});
-  auto q64 = q.detach().to(at::kDouble).set_requires_grad(true), k64 = k.detach().to(at::kDouble).set_requires_grad(true);
+  auto q64 = q.detach().to(at::kDouble).set_requires_grad(true),
+       k64 = k.detach().to(at::kDouble).set_requires_grad(true);
   auto v64 = v.detach().to(at::kDouble).set_requires_grad(true);
   const auto expected = plain(q64, k64, v64, key_mask);
   const auto expected_grads = torch::autograd::grad({expected}, {q64, k64, v64}, {g.to(at::kDouble)});
@@ -46,7 +47,8 @@ TEST_P(ComposedAttention, MatchesPlainAttentionInValueAndGradient) {
     return ((got - want).abs().max() / want.abs().max().clamp_min(1e-30)).item<double>();
   };
   EXPECT_LT(error(out, expected), tolerance::kComposedF32);
-  for (int i = 0; i < 3; ++i) EXPECT_LT(error(grads[i], expected_grads[i]), tolerance::kComposedF32) << "gradient " << i;
+  for (int i = 0; i < 3; ++i)
+    EXPECT_LT(error(grads[i], expected_grads[i]), tolerance::kComposedF32) << "gradient " << i;
 }
 
 TEST_P(ComposedAttention, F64IsF64Throughout) {

@@ -16,7 +16,8 @@ std::vector<at::Tensor> call(const char* name, Arguments&&... arguments) {
   torch::jit::Stack stack = {c10::IValue(std::forward<Arguments>(arguments))...};
   op.callBoxed(&stack);
   std::vector<at::Tensor> tensors;
-  for (const auto& value : stack) tensors.push_back(value.toTensor());
+  for (const auto& value : stack)
+    tensors.push_back(value.toTensor());
   return tensors;
 }
 
@@ -45,8 +46,8 @@ TEST(Operators, MaskedAttentionTakesTheSameMaskInCsrForm) {
   const auto q = at::randn({1, 192, 2, 16});
   // Window (1,1,2) on 1x2x2 tiles: a tile sees its row of two.
   const auto row_begin = at::tensor({0, 2, 4, 6, 8}), col = at::tensor({0, 1, 0, 1, 2, 3, 2, 3});
-  const auto got = call("fpsa::masked_attention", q, q, q, Triple{3, 8, 8}, Triple{3, 4, 4}, row_begin, col, "e4m3", kNone,
-                        kNone, false);
+  const auto got = call("fpsa::masked_attention", q, q, q, Triple{3, 8, 8}, Triple{3, 4, 4}, row_begin, col, "e4m3",
+                        kNone, kNone, false);
   EXPECT_TRUE(at::equal(got[0], attention(q, {1, 1, 2}, "e4m3")[0]));
 }
 

@@ -6,8 +6,14 @@
 
 namespace fpsa::kernel::cpu {
 
-AttentionFwd attention_fwd_f32_avx2() { return flash_fwd<Fma<Avx2, float, 2>>(); }
-AttentionFwd attention_fwd_bf16_avx2() { return flash_fwd<Fma<Avx2, uint16_t, 2>>(); }
-AttentionFwd attention_fwd_e4m3_avx2() { return flash_fwd<Fma<Avx2, uint8_t, 2>>(); }
+AttentionFwd attention_fwd_f32_avx2() {
+  return flash_fwd<Fma<Avx2, float, 2>>();
+}
+AttentionFwd attention_fwd_bf16_avx2() {
+  return flash_fwd<Fma<Avx2, uint16_t, 2>>();
+}
+AttentionFwd attention_fwd_e4m3_avx2() {
+  return flash_fwd<Fma<Avx2, uint8_t, 2>>();
+}
 
 }  // namespace fpsa::kernel::cpu

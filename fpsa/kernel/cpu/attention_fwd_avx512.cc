@@ -6,8 +6,14 @@
 
 namespace fpsa::kernel::cpu {
 
-AttentionFwd attention_fwd_f32_avx512() { return flash_fwd<Fma<Avx512, float, 4>>(); }
-AttentionFwd attention_fwd_bf16_avx512() { return flash_fwd<Fma<Avx512, uint16_t, 4>>(); }
-AttentionFwd attention_fwd_e4m3_avx512() { return flash_fwd<Fma<Avx512, uint8_t, 4>>(); }
+AttentionFwd attention_fwd_f32_avx512() {
+  return flash_fwd<Fma<Avx512, float, 4>>();
+}
+AttentionFwd attention_fwd_bf16_avx512() {
+  return flash_fwd<Fma<Avx512, uint16_t, 4>>();
+}
+AttentionFwd attention_fwd_e4m3_avx512() {
+  return flash_fwd<Fma<Avx512, uint8_t, 4>>();
+}
 
 }  // namespace fpsa::kernel::cpu

@@ -12,7 +12,9 @@
 namespace fpsa::kernel::cpu {
 namespace {
 
-inline __m512bh load_pairs(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+inline __m512bh load_pairs(const uint16_t* p) {
+  return (__m512bh)_mm512_loadu_si512(p);
+}
 
 inline __m512bh broadcast_pair(const uint16_t* p) {
   int32_t pair;
@@ -50,52 +52,74 @@ struct Bf16Dot {
         out[2 * d] = expand(even[d]);
         out[2 * d + 1] = expand(odd[d]);
       }
-      for (int64_t d = 2 * dim; d < 2 * dim_padded; ++d) out[d] = 0;
+      for (int64_t d = 2 * dim; d < 2 * dim_padded; ++d)
+        out[d] = 0;
     }
   }
 
   template <int MR, int NC>
   static void scores(const uint16_t* q, int64_t dim, const uint16_t* const* k, float* score) {
     __m512 sum[MR][NC];
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = _mm512_setzero_ps();
-    for (int64_t d = 0; d < dim; d += 2) {
-      __m512bh b[NC];
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) b[c] = load_pairs(k[c] + d * V::kLanes);
-      FPSA_UNROLL for (int r = 0; r < MR; ++r) {
-        const __m512bh a = broadcast_pair(q + r * dim + d);
-        FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = _mm512_dpbf16_ps(sum[r][c], a, b[c]);
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        sum[r][c] = _mm512_setzero_ps();
       }
     }
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) V::store(score + r * kBlockKeys + c * V::kLanes, sum[r][c]);
+    for (int64_t d = 0; d < dim; d += 2) {
+      __m512bh b[NC];
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        b[c] = load_pairs(k[c] + d * V::kLanes);
+      }
+      FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+        const __m512bh a = broadcast_pair(q + r * dim + d);
+        FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+          sum[r][c] = _mm512_dpbf16_ps(sum[r][c], a, b[c]);
+        }
+      }
+    }
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        V::store(score + r * kBlockKeys + c * V::kLanes, sum[r][c]);
+      }
+    }
   }
 
   template <int MR, int NC>
   static void accumulate(const uint16_t* p, const uint16_t* const* v, int groups, float* accumulator, int64_t width) {
     __m512 sum[MR][NC];
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = V::load(accumulator + r * width + c * V::kLanes);
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        sum[r][c] = V::load(accumulator + r * width + c * V::kLanes);
+      }
+    }
     for (int g = 0; g < groups; ++g) {
       const uint16_t* values = v[g];
       for (int key = 0; key < V::kLanes; key += 2, values += 2 * width, p += 2) {
         __m512bh b[NC];
-        FPSA_UNROLL for (int c = 0; c < NC; ++c) b[c] = load_pairs(values + c * 2 * V::kLanes);
+        FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+          b[c] = load_pairs(values + c * 2 * V::kLanes);
+        }
         FPSA_UNROLL for (int r = 0; r < MR; ++r) {
           const __m512bh a = broadcast_pair(p + r * kBlockKeys);
-          FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = _mm512_dpbf16_ps(sum[r][c], a, b[c]);
+          FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+            sum[r][c] = _mm512_dpbf16_ps(sum[r][c], a, b[c]);
+          }
         }
       }
     }
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) V::store(accumulator + r * width + c * V::kLanes, sum[r][c]);
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        V::store(accumulator + r * width + c * V::kLanes, sum[r][c]);
+      }
+    }
   }
 
   template <int kCount>
   static void put_probabilities(const V::F* s, int count, uint16_t* out) {
     if constexpr (kCount > 0) {
-      FPSA_UNROLL for (int c = 0; c < kCount; c += 2)
+      FPSA_UNROLL for (int c = 0; c < kCount; c += 2) {
         _mm512_storeu_si512(out + c * V::kLanes, (__m512i)_mm512_cvtne2ps_pbh(s[c + 1], s[c]));
+      }
     } else {
       for (int c = 0; c < count; ++c)
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c * V::kLanes), (__m256i)_mm512_cvtneps_pbh(s[c]));
@@ -105,7 +129,11 @@ struct Bf16Dot {
 
 }  // namespace
 
-AttentionFwd attention_fwd_bf16_avx512bf16() { return flash_fwd<Bf16Dot<uint16_t>>(); }
-AttentionFwd attention_fwd_e4m3_avx512bf16() { return flash_fwd<Bf16Dot<uint8_t>>(); }
+AttentionFwd attention_fwd_bf16_avx512bf16() {
+  return flash_fwd<Bf16Dot<uint16_t>>();
+}
+AttentionFwd attention_fwd_e4m3_avx512bf16() {
+  return flash_fwd<Bf16Dot<uint8_t>>();
+}
 
 }  // namespace fpsa::kernel::cpu

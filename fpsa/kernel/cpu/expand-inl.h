@@ -30,12 +30,22 @@ inline float f32_of_bf16(uint16_t bits) {
   return value;
 }
 
-inline float expand_to_f32(float x) { return x; }
-inline float expand_to_f32(uint16_t bf16) { return f32_of_bf16(bf16); }
-inline float expand_to_f32(uint8_t code) { return f32_of_bf16(kE4m3Table.bf16[code]); }
+inline float expand_to_f32(float x) {
+  return x;
+}
+inline float expand_to_f32(uint16_t bf16) {
+  return f32_of_bf16(bf16);
+}
+inline float expand_to_f32(uint8_t code) {
+  return f32_of_bf16(kE4m3Table.bf16[code]);
+}
 
-inline uint16_t expand_to_bf16(uint16_t bf16) { return bf16; }
-inline uint16_t expand_to_bf16(uint8_t code) { return kE4m3Table.bf16[code]; }
+inline uint16_t expand_to_bf16(uint16_t bf16) {
+  return bf16;
+}
+inline uint16_t expand_to_bf16(uint8_t code) {
+  return kE4m3Table.bf16[code];
+}
 
 }  // namespace
 }  // namespace fpsa::kernel

@@ -25,11 +25,13 @@
 namespace fpsa::kernel {
 namespace {
 
-constexpr int kRows = 6;         // query rows of a register tile
-constexpr int kBlockKeys = 64;   // keys of a block: 16 KiB of keys and as much of values at D = 128 in BF16
+constexpr int kRows = 6;              // query rows of a register tile
+constexpr int kBlockKeys = 64;        // keys of a block: 16 KiB of keys and as much of values at D = 128 in BF16
 constexpr float kLowest = -0x1p100f;  // first running maximum: below any score, and differences stay finite
 
-inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+inline int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
 inline const char* row_bytes(const RowsView& rows, int64_t position, int64_t element_bytes) {
   const int64_t row = rows.index ? rows.index[position] : position;
@@ -188,12 +190,15 @@ void start(const AttentionHead& head, const QueryBlock& block, const Work<E>& wo
   for (int r = 0; r < rows; ++r) {
     const int64_t position = block.begin + r;
     const auto* q = reinterpret_cast<const typename E::Input*>(row_bytes(head.q, position, sizeof(typename E::Input)));
-    for (int64_t d = 0; d < head.dim; ++d) work.q[r * head.dim + d] = E::expand(q[d]);
+    for (int64_t d = 0; d < head.dim; ++d)
+      work.q[r * head.dim + d] = E::expand(q[d]);
     work.row_factor[r] = E::kE4m3 ? to_log2 * head.q_scale[position] : to_log2;
     work.m[r] = kLowest;
   }
-  for (int64_t i = 0; i < rows * dim_padded; ++i) work.accumulator[i] = 0.0f;
-  for (int64_t i = 0; i < rows * E::V::kLanes; ++i) work.lane_sum[i] = 0.0f;
+  for (int64_t i = 0; i < rows * dim_padded; ++i)
+    work.accumulator[i] = 0.0f;
+  for (int64_t i = 0; i < rows * E::V::kLanes; ++i)
+    work.lane_sum[i] = 0.0f;
 }
 
 // Raises the running maximum of a row and rescales what was summed under the old one.
@@ -218,7 +223,8 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
   const int count = kCount > 0 ? kCount : block.count;
   F s[kCount > 0 ? kCount : 8];
   if constexpr (kCount == 0)
-    for (F& x : s) x = V::set1(0.0f);
+    for (F& x : s)
+      x = V::set1(0.0f);
   F top = V::set1(kLowest);
   const F factor = V::set1(row_factor);
   FPSA_UNROLL for (int c = 0; c < count; ++c) {
@@ -293,19 +299,21 @@ void tile(const AttentionHead& head, const Packed<E>& packed, const Work<E>& wor
   int64_t d = 0;
   const Element* first[8];
   for (; d + kPanel * kLanes <= packed.dim_padded; d += kPanel * kLanes) {
-    for (int g = 0; g < block.count; ++g) first[g] = v[g] + d * E::kValueStep;
+    for (int g = 0; g < block.count; ++g)
+      first[g] = v[g] + d * E::kValueStep;
     E::template accumulate<MR, kPanel>(work.probability, first, block.count, accumulator + d, packed.dim_padded);
   }
   if (d < packed.dim_padded) {
-    for (int g = 0; g < block.count; ++g) first[g] = v[g] + d * E::kValueStep;
+    for (int g = 0; g < block.count; ++g)
+      first[g] = v[g] + d * E::kValueStep;
     accumulate_rest<E, MR, kPanel - 1>(static_cast<int>((packed.dim_padded - d) / kLanes), work.probability, first,
                                        block.count, accumulator + d, packed.dim_padded);
   }
 }
 
 template <class E, int MR>
-void tile_rest(int rows, const AttentionHead& head, const Packed<E>& packed, const Work<E>& work,
-               const KeyBlock& block, int row) {
+void tile_rest(int rows, const AttentionHead& head, const Packed<E>& packed, const Work<E>& work, const KeyBlock& block,
+               int row) {
   if constexpr (MR > 0) {
     if (rows == MR)
       tile<E, MR>(head, packed, work, block, row);
@@ -351,7 +359,8 @@ void run(const AttentionHead& head, const void* packed_memory, const QueryBlock&
   KeyBlock keys;
   while (walk.next(keys)) {
     int row = 0;
-    for (; row + kRows <= rows; row += kRows) tile<E, kRows>(head, packed, work, keys, row);
+    for (; row + kRows <= rows; row += kRows)
+      tile<E, kRows>(head, packed, work, keys, row);
     tile_rest<E, kRows - 1>(rows - row, head, packed, work, keys, row);
   }
   finish<E>(head, block, out, work, packed.dim_padded);

@@ -27,59 +27,84 @@ struct Fma {
   // [dim][keys]
   static void pack_keys(const Input* const* k, int64_t dim, float* out) {
     for (int64_t d = 0; d < dim; ++d)
-      for (int lane = 0; lane < V::kLanes; ++lane) out[d * V::kLanes + lane] = expand(k[lane][d]);
+      for (int lane = 0; lane < V::kLanes; ++lane)
+        out[d * V::kLanes + lane] = expand(k[lane][d]);
   }
 
   // [keys][dim_padded]
   static void pack_values(const Input* const* v, int64_t dim, int64_t dim_padded, float* out) {
     for (int lane = 0; lane < V::kLanes; ++lane, out += dim_padded) {
-      for (int64_t d = 0; d < dim; ++d) out[d] = expand(v[lane][d]);
-      for (int64_t d = dim; d < dim_padded; ++d) out[d] = 0.0f;
+      for (int64_t d = 0; d < dim; ++d)
+        out[d] = expand(v[lane][d]);
+      for (int64_t d = dim; d < dim_padded; ++d)
+        out[d] = 0.0f;
     }
   }
 
   template <int MR, int NC>
   static void scores(const float* q, int64_t dim, const float* const* k, float* score) {
     typename V::F sum[MR][NC];
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = V::set1(0.0f);
-    for (int64_t d = 0; d < dim; ++d) {
-      typename V::F b[NC];
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) b[c] = V::load(k[c] + d * V::kLanes);
-      FPSA_UNROLL for (int r = 0; r < MR; ++r) {
-        const auto a = V::set1(q[r * dim + d]);
-        FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = V::fma(a, b[c], sum[r][c]);
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        sum[r][c] = V::set1(0.0f);
       }
     }
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) V::store(score + r * kBlockKeys + c * V::kLanes, sum[r][c]);
+    for (int64_t d = 0; d < dim; ++d) {
+      typename V::F b[NC];
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        b[c] = V::load(k[c] + d * V::kLanes);
+      }
+      FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+        const auto a = V::set1(q[r * dim + d]);
+        FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+          sum[r][c] = V::fma(a, b[c], sum[r][c]);
+        }
+      }
+    }
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        V::store(score + r * kBlockKeys + c * V::kLanes, sum[r][c]);
+      }
+    }
   }
 
   template <int MR, int NC>
   static void accumulate(const float* p, const float* const* v, int groups, float* accumulator, int64_t width) {
     typename V::F sum[MR][NC];
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = V::load(accumulator + r * width + c * V::kLanes);
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        sum[r][c] = V::load(accumulator + r * width + c * V::kLanes);
+      }
+    }
     for (int g = 0; g < groups; ++g) {
       const float* values = v[g];
       for (int key = 0; key < V::kLanes; ++key, values += width, ++p) {
         typename V::F b[NC];
-        FPSA_UNROLL for (int c = 0; c < NC; ++c) b[c] = V::load(values + c * V::kLanes);
+        FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+          b[c] = V::load(values + c * V::kLanes);
+        }
         FPSA_UNROLL for (int r = 0; r < MR; ++r) {
           const auto a = V::set1(p[r * kBlockKeys]);
-          FPSA_UNROLL for (int c = 0; c < NC; ++c) sum[r][c] = V::fma(a, b[c], sum[r][c]);
+          FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+            sum[r][c] = V::fma(a, b[c], sum[r][c]);
+          }
         }
       }
     }
-    FPSA_UNROLL for (int r = 0; r < MR; ++r)
-      FPSA_UNROLL for (int c = 0; c < NC; ++c) V::store(accumulator + r * width + c * V::kLanes, sum[r][c]);
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        V::store(accumulator + r * width + c * V::kLanes, sum[r][c]);
+      }
+    }
   }
 
   // BF16 and F32 probabilities stay F32; E4M3 ones hold the exact value of their code.
   template <int kCount>
   static void put_probabilities(const typename V::F* s, int count, float* out) {
     const int n = kCount > 0 ? kCount : count;
-    FPSA_UNROLL for (int c = 0; c < n; ++c) V::store(out + c * V::kLanes, s[c]);
+    FPSA_UNROLL for (int c = 0; c < n; ++c) {
+      V::store(out + c * V::kLanes, s[c]);
+    }
   }
 };
 

@@ -20,11 +20,17 @@ constexpr std::array<Isa, 4> kAll = {Isa::kReference, Isa::kAvx2, Isa::kAvx512, 
 
 }  // namespace
 
-std::span<const Isa> all_isas() { return kAll; }
+std::span<const Isa> all_isas() {
+  return kAll;
+}
 
-std::string_view isa_name(Isa isa) { return kLevels[static_cast<size_t>(isa)].name; }
+std::string_view isa_name(Isa isa) {
+  return kLevels[static_cast<size_t>(isa)].name;
+}
 
-std::string_view isa_requirements(Isa isa) { return kLevels[static_cast<size_t>(isa)].requirements; }
+std::string_view isa_requirements(Isa isa) {
+  return kLevels[static_cast<size_t>(isa)].requirements;
+}
 
 Isa detected_isa() {
 #if defined(__x86_64__)

@@ -13,7 +13,9 @@ namespace {
 constexpr int kLanes = 8;
 constexpr int kMaxVectors = 256 / kLanes;
 
-inline __m256 load(const float* x) { return _mm256_loadu_ps(x); }
+inline __m256 load(const float* x) {
+  return _mm256_loadu_ps(x);
+}
 inline __m256 load(const uint16_t* x) {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -23,7 +25,9 @@ inline __m256i magnitude(__m256 x) {
   return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
 }
 
-inline __m256i raise(__m256i top, __m256 x) { return _mm256_max_epi32(top, magnitude(x)); }
+inline __m256i raise(__m256i top, __m256 x) {
+  return _mm256_max_epi32(top, magnitude(x));
+}
 
 inline uint32_t reduce(__m256i top) {
   __m128i r = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
@@ -44,8 +48,8 @@ inline void store_codes(__m256 x, __m256 scale, uint8_t* codes) {
   const __m256i bits = _mm256_castps_si256(quotient), abs = magnitude(quotient);
   // Below 2^-6: adding 2^14, whose last place is 2^-9, rounds to a multiple of 2^-9.
   const __m256 magic = _mm256_set1_ps(0x1p14f);
-  const __m256i small = _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(abs), magic)),
-                                         _mm256_castps_si256(magic));
+  const __m256i small =
+      _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(abs), magic)), _mm256_castps_si256(magic));
   // Above: nearest even at 3 mantissa bits, exponent rebiased from 127 to 7.
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(abs, 20), _mm256_set1_epi32(1));
   const __m256i carried = _mm256_add_epi32(_mm256_add_epi32(abs, _mm256_set1_epi32(0x7ffff)), odd);
@@ -69,13 +73,15 @@ template <class Element>
 void tokens_of(const QuantizeInput& in, const int32_t* group_of_row, int64_t groups, uint8_t* codes, float* group_scale,
                float* token_scale) {
   // group_scale holds the bits of the absmax until it is known.
-  for (int64_t g = 0; g < groups; ++g) group_scale[g] = 0.0f;
+  for (int64_t g = 0; g < groups; ++g)
+    group_scale[g] = 0.0f;
   for (int64_t i = 0; i < in.rows; ++i) {
     const Element* x = row<Element>(in, i);
     uint32_t known;
     __builtin_memcpy(&known, &group_scale[group_of_row[i]], sizeof known);
     __m256i top = _mm256_set1_epi32(static_cast<int>(known));
-    for (int64_t d = 0; d < in.dim; d += kLanes) top = raise(top, load(x + d));
+    for (int64_t d = 0; d < in.dim; d += kLanes)
+      top = raise(top, load(x + d));
     known = reduce(top);
     __builtin_memcpy(&group_scale[group_of_row[i]], &known, sizeof known);
   }
@@ -88,7 +94,8 @@ void tokens_of(const QuantizeInput& in, const int32_t* group_of_row, int64_t gro
     const Element* x = row<Element>(in, i);
     const float scale = group_scale[group_of_row[i]];
     const __m256 wide = _mm256_set1_ps(scale);
-    for (int64_t d = 0; d < in.dim; d += kLanes) store_codes(load(x + d), wide, codes + i * in.dim + d);
+    for (int64_t d = 0; d < in.dim; d += kLanes)
+      store_codes(load(x + d), wide, codes + i * in.dim + d);
     if (token_scale) token_scale[i] = scale;
   }
 }
@@ -97,15 +104,18 @@ template <class Element>
 void channels_of(const QuantizeInput& in, uint8_t* codes, float* channel_scale) {
   __m256i top[kMaxVectors];
   const int vectors = static_cast<int>(in.dim / kLanes);
-  for (int c = 0; c < vectors; ++c) top[c] = _mm256_setzero_si256();
+  for (int c = 0; c < vectors; ++c)
+    top[c] = _mm256_setzero_si256();
   for (int64_t i = 0; i < in.rows; ++i) {
     const Element* x = row<Element>(in, i);
-    for (int c = 0; c < vectors; ++c) top[c] = raise(top[c], load(x + c * kLanes));
+    for (int c = 0; c < vectors; ++c)
+      top[c] = raise(top[c], load(x + c * kLanes));
   }
   for (int c = 0; c < vectors; ++c) {
     uint32_t bits[kLanes];
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(bits), top[c]);
-    for (int lane = 0; lane < kLanes; ++lane) channel_scale[c * kLanes + lane] = scale_of(bits[lane]);
+    for (int lane = 0; lane < kLanes; ++lane)
+      channel_scale[c * kLanes + lane] = scale_of(bits[lane]);
   }
   for (int64_t i = 0; i < in.rows; ++i) {
     const Element* x = row<Element>(in, i);
@@ -126,6 +136,8 @@ void channels(const QuantizeInput& in, uint8_t* codes, float* channel_scale) noe
 
 }  // namespace
 
-Quantize quantize_e4m3_avx2() { return {tokens, channels}; }
+Quantize quantize_e4m3_avx2() {
+  return {tokens, channels};
+}
 
 }  // namespace fpsa::kernel::cpu

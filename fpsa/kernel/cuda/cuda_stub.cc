@@ -3,8 +3,12 @@
 
 namespace fpsa::kernel::cuda {
 
-bool available() { return false; }
+bool available() {
+  return false;
+}
 
-std::string_view unavailable_reason() { return "the CUDA kernels are not in this build; use --device cpu"; }
+std::string_view unavailable_reason() {
+  return "the CUDA kernels are not in this build; use --device cpu";
+}
 
 }  // namespace fpsa::kernel::cuda

@@ -31,7 +31,9 @@ struct E4m3 {
   }
 };
 
-int64_t memory_row(const int32_t* index, int64_t position) { return index ? index[position] : position; }
+int64_t memory_row(const int32_t* index, int64_t position) {
+  return index ? index[position] : position;
+}
 
 template <class Element>
 const typename Element::Type* row_of(const RowsView& rows, int64_t position) {
@@ -42,7 +44,8 @@ template <class Element>
 float score(const AttentionHead& head, int64_t query, int64_t key) {
   const auto *q = row_of<Element>(head.q, query), *k = row_of<Element>(head.k, key);
   double dot = 0;
-  for (int64_t d = 0; d < head.dim; ++d) dot += static_cast<double>(Element::value(q[d])) * Element::value(k[d]);
+  for (int64_t d = 0; d < head.dim; ++d)
+    dot += static_cast<double>(Element::value(q[d])) * Element::value(k[d]);
   const float to_log2 = static_cast<float>(std::numbers::log2e * head.softmax_scale);
   const float row_factor = head.q_scale ? to_log2 * head.q_scale[query] : to_log2;
   const float scaled = static_cast<float>(dot) * row_factor;
@@ -78,7 +81,8 @@ void run_row(const AttentionHead& head, const QueryBlock& block, int64_t query, 
       sum += p;
       const double weight = Element::probability(p);
       const auto* v = row_of<Element>(head.v, key);
-      for (int64_t d = 0; d < head.dim; ++d) values[d] += weight * Element::value(v[d]);
+      for (int64_t d = 0; d < head.dim; ++d)
+        values[d] += weight * Element::value(v[d]);
     }
   }
   const int64_t row = memory_row(out.index, query);
@@ -91,9 +95,13 @@ void run_row(const AttentionHead& head, const QueryBlock& block, int64_t query, 
   if (out.row_max) out.row_max[row] = m;
 }
 
-int64_t packed_bytes(int64_t, int64_t) noexcept { return 0; }
+int64_t packed_bytes(int64_t, int64_t) noexcept {
+  return 0;
+}
 void pack(const AttentionHead&, int64_t, int64_t, void*) noexcept {}
-int64_t scratch_bytes(int64_t keys, int64_t) noexcept { return keys * static_cast<int64_t>(sizeof(float)); }
+int64_t scratch_bytes(int64_t keys, int64_t) noexcept {
+  return keys * static_cast<int64_t>(sizeof(float));
+}
 
 template <class Element>
 void run(const AttentionHead& head, const void*, const QueryBlock& block, const AttentionOut& out,
@@ -105,8 +113,14 @@ void run(const AttentionHead& head, const void*, const QueryBlock& block, const 
 
 }  // namespace
 
-AttentionFwd attention_fwd_f32() { return {packed_bytes, pack, scratch_bytes, run<F32>}; }
-AttentionFwd attention_fwd_bf16() { return {packed_bytes, pack, scratch_bytes, run<Bf16>}; }
-AttentionFwd attention_fwd_e4m3() { return {packed_bytes, pack, scratch_bytes, run<E4m3>}; }
+AttentionFwd attention_fwd_f32() {
+  return {packed_bytes, pack, scratch_bytes, run<F32>};
+}
+AttentionFwd attention_fwd_bf16() {
+  return {packed_bytes, pack, scratch_bytes, run<Bf16>};
+}
+AttentionFwd attention_fwd_e4m3() {
+  return {packed_bytes, pack, scratch_bytes, run<E4m3>};
+}
 
 }  // namespace fpsa::kernel::reference

@@ -26,23 +26,30 @@ void raise(float& top, float x) {
 void tokens(const QuantizeInput& in, const int32_t* group_of_row, int64_t groups, uint8_t* codes, float* group_scale,
             float* token_scale) noexcept {
   assert(in.dim % 8 == 0 && in.dim >= 8 && in.dim <= 256);
-  for (int64_t g = 0; g < groups; ++g) group_scale[g] = 0.0f;
+  for (int64_t g = 0; g < groups; ++g)
+    group_scale[g] = 0.0f;
   for (int64_t i = 0; i < in.rows; ++i)
-    for (int64_t d = 0; d < in.dim; ++d) raise(group_scale[group_of_row[i]], element(in, i, d));
-  for (int64_t g = 0; g < groups; ++g) group_scale[g] = numeric::scale_from_absmax(group_scale[g]);
+    for (int64_t d = 0; d < in.dim; ++d)
+      raise(group_scale[group_of_row[i]], element(in, i, d));
+  for (int64_t g = 0; g < groups; ++g)
+    group_scale[g] = numeric::scale_from_absmax(group_scale[g]);
   for (int64_t i = 0; i < in.rows; ++i) {
     const float scale = group_scale[group_of_row[i]];
-    for (int64_t d = 0; d < in.dim; ++d) codes[i * in.dim + d] = numeric::quantize_e4m3(element(in, i, d), scale);
+    for (int64_t d = 0; d < in.dim; ++d)
+      codes[i * in.dim + d] = numeric::quantize_e4m3(element(in, i, d), scale);
     if (token_scale) token_scale[i] = scale;
   }
 }
 
 void channels(const QuantizeInput& in, uint8_t* codes, float* channel_scale) noexcept {
   assert(in.dim % 8 == 0 && in.dim >= 8 && in.dim <= 256);
-  for (int64_t d = 0; d < in.dim; ++d) channel_scale[d] = 0.0f;
+  for (int64_t d = 0; d < in.dim; ++d)
+    channel_scale[d] = 0.0f;
   for (int64_t i = 0; i < in.rows; ++i)
-    for (int64_t d = 0; d < in.dim; ++d) raise(channel_scale[d], element(in, i, d));
-  for (int64_t d = 0; d < in.dim; ++d) channel_scale[d] = numeric::scale_from_absmax(channel_scale[d]);
+    for (int64_t d = 0; d < in.dim; ++d)
+      raise(channel_scale[d], element(in, i, d));
+  for (int64_t d = 0; d < in.dim; ++d)
+    channel_scale[d] = numeric::scale_from_absmax(channel_scale[d]);
   for (int64_t i = 0; i < in.rows; ++i)
     for (int64_t d = 0; d < in.dim; ++d)
       codes[i * in.dim + d] = numeric::quantize_e4m3(element(in, i, d), channel_scale[d]);
@@ -50,6 +57,8 @@ void channels(const QuantizeInput& in, uint8_t* codes, float* channel_scale) noe
 
 }  // namespace
 
-Quantize quantize_e4m3() { return {tokens, channels}; }
+Quantize quantize_e4m3() {
+  return {tokens, channels};
+}
 
 }  // namespace fpsa::kernel::reference
