@@ -20,10 +20,11 @@ at::Tensor per_channel(const std::vector<double>& values, const at::Tensor& like
   return t.to(like.device(), like.scalar_type());
 }
 
-void check_finite_shape(const at::Tensor& t, const char* what, int64_t channels, const char* channels_name) {
+void check_shape(const at::Tensor& t, const char* what, int64_t channels, const char* channels_name) {
   FPSA_CHECK(t.defined() && t.dim() == 5, what, ": expected 5 dimensions [B,C,T,Y,X], received ",
              t.defined() ? t.dim() : 0);
-  FPSA_CHECK(t.size(1) == channels, what, ": expected ", channels_name, " = ", channels, " channels, received ", t.size(1));
+  FPSA_CHECK(t.size(1) == channels, what, ": expected ", channels_name, " = ", channels, " channels, received ",
+             t.size(1));
   FPSA_CHECK(t.numel() > 0, what, ": expected at least one element, received shape ", t.sizes());
   FPSA_CHECK(at::isFloatingType(t.scalar_type()), what, ": expected a floating-point dtype, received ",
              at::toString(t.scalar_type()));
@@ -93,7 +94,8 @@ at::Tensor VaeDecoder::operator()(const at::Tensor& latents, TimeCache* cache) c
   at::Tensor x = causal(conv_in_, latents.contiguous(at::MemoryFormat::ChannelsLast3d), cache);
   x = (*middle_)(x, cache);
   for (const Level& level : levels_) {
-    for (const VaeResidual& residual : level.residuals) x = residual(x, cache);
+    for (const VaeResidual& residual : level.residuals)
+      x = residual(x, cache);
     if (level.up) x = (*level.up)(x, cache);
   }
   return out_(x, cache);
@@ -107,7 +109,7 @@ WanVae::WanVae(const VaeConfig& config, const nn::Scope& scope)
       decoder_(config, scope / "decoder") {}
 
 void WanVae::check_video(const at::Tensor& video) const {
-  check_finite_shape(video, "VAE encode: video", config_.in_channels, "in_channels");
+  check_shape(video, "VAE encode: video", config_.in_channels, "in_channels");
   int64_t s = config_.spatial_factor(), t = config_.temporal_factor();
   FPSA_CHECK((video.size(2) - 1) % t == 0, "VAE encode: the number of frames must be 1 + a multiple of ", t,
              ", received ", video.size(2), "; drop or repeat frames");
@@ -116,7 +118,7 @@ void WanVae::check_video(const at::Tensor& video) const {
 }
 
 void WanVae::check_latents(const at::Tensor& latents) const {
-  check_finite_shape(latents, "VAE decode: latents", config_.z_dim, "z_dim");
+  check_shape(latents, "VAE decode: latents", config_.z_dim, "z_dim");
 }
 
 at::Tensor WanVae::encode_whole(const at::Tensor& video) const {
@@ -140,17 +142,21 @@ at::Tensor WanVae::decode(const at::Tensor& latents, const std::optional<VaeTili
   at::Tensor video;
   int64_t at = 0, s = config_.spatial_factor();
   int64_t frames = latents.dim() == 5 ? 1 + (latents.size(2) - 1) * config_.temporal_factor() : 0;
-  decode(latents, [&](const at::Tensor& chunk) {
-    if (chunk.size(2) == frames) {
-      video = chunk;
-      return;
-    }
-    if (!video.defined()) {
-      video = at::empty({chunk.size(0), chunk.size(1), frames, latents.size(3) * s, latents.size(4) * s}, chunk.options());
-    }
-    video.narrow(2, at, chunk.size(2)).copy_(chunk);
-    at += chunk.size(2);
-  }, tiling);
+  decode(
+      latents,
+      [&](const at::Tensor& chunk) {
+        if (chunk.size(2) == frames) {
+          video = chunk;
+          return;
+        }
+        if (!video.defined()) {
+          video = at::empty({chunk.size(0), chunk.size(1), frames, latents.size(3) * s, latents.size(4) * s},
+                            chunk.options());
+        }
+        video.narrow(2, at, chunk.size(2)).copy_(chunk);
+        at += chunk.size(2);
+      },
+      tiling);
   return video;
 }
 

@@ -10,8 +10,8 @@ namespace fpsa::models::wan {
 namespace {
 
 // Statistics of Wan2.1's latents; a config.json that omits them means these.
-const std::vector<double> kWanLatentsMean = {-0.7571, -0.7089, -0.9113, 0.1075,  -0.1745, 0.9653, -0.1517, 1.5508,
-                                             0.4134,  -0.0715, 0.5517,  -0.3632, -0.1922, -0.9497, 0.2503, -0.2921};
+const std::vector<double> kWanLatentsMean = {-0.7571, -0.7089, -0.9113, 0.1075,  -0.1745, 0.9653,  -0.1517, 1.5508,
+                                             0.4134,  -0.0715, 0.5517,  -0.3632, -0.1922, -0.9497, 0.2503,  -0.2921};
 const std::vector<double> kWanLatentsStd = {2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
                                             3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160};
 
@@ -45,11 +45,22 @@ void refuse_wan22(const nlohmann::json& json) {
 }
 
 void check_keys(const nlohmann::json& json) {
-  static const std::vector<std::string> known = {
-      "base_dim",     "decoder_base_dim", "z_dim",       "dim_mult",     "num_res_blocks",
-      "attn_scales",  "temperal_downsample", "dropout",  "latents_mean", "latents_std",
-      "in_channels",  "out_channels",     "is_residual", "patch_size",   "scale_factor_temporal",
-      "scale_factor_spatial"};
+  static const std::vector<std::string> known = {"base_dim",
+                                                 "decoder_base_dim",
+                                                 "z_dim",
+                                                 "dim_mult",
+                                                 "num_res_blocks",
+                                                 "attn_scales",
+                                                 "temperal_downsample",
+                                                 "dropout",
+                                                 "latents_mean",
+                                                 "latents_std",
+                                                 "in_channels",
+                                                 "out_channels",
+                                                 "is_residual",
+                                                 "patch_size",
+                                                 "scale_factor_temporal",
+                                                 "scale_factor_spatial"};
   for (const auto& [key, value] : json.items()) {
     if (key.starts_with("_") || value.is_null()) continue;
     FPSA_CHECK(std::find(known.begin(), known.end(), key) != known.end(), "VAE config: unknown key '", key,
@@ -67,30 +78,33 @@ void VaeConfig::check() const {
   FPSA_CHECK(base_dim >= 1, "VAE config: base_dim must be at least 1, received ", base_dim);
   FPSA_CHECK(!dim_mult.empty() && dim_mult.size() <= 8, "VAE config: dim_mult needs 1 to 8 entries, received ",
              dim_mult.size());
-  for (int64_t m : dim_mult) FPSA_CHECK(m >= 1, "VAE config: dim_mult entries must be at least 1, received ", m);
+  for (int64_t m : dim_mult)
+    FPSA_CHECK(m >= 1, "VAE config: dim_mult entries must be at least 1, received ", m);
   FPSA_CHECK(temperal_downsample.size() + 1 == dim_mult.size(), "VAE config: temperal_downsample must have ",
              dim_mult.size() - 1, " entries (one fewer than dim_mult), received ", temperal_downsample.size());
   FPSA_CHECK(z_dim >= 1, "VAE config: z_dim must be at least 1, received ", z_dim);
   FPSA_CHECK(num_res_blocks >= 1, "VAE config: num_res_blocks must be at least 1, received ", num_res_blocks);
-  FPSA_CHECK(in_channels >= 1 && out_channels >= 1, "VAE config: in_channels and out_channels must be at least 1, received ",
-             in_channels, " and ", out_channels);
+  FPSA_CHECK(in_channels >= 1 && out_channels >= 1,
+             "VAE config: in_channels and out_channels must be at least 1, received ", in_channels, " and ",
+             out_channels);
   for (size_t i = 1; i < dim_mult.size(); ++i) {  // an up-sampling halves the channels of its level
-    FPSA_CHECK(decoder_dim() >= 1 && decoder_dim() * dim_mult[i] % 2 == 0,
-               "VAE config: decoder_base_dim * dim_mult[", i, "] must be even, received ", decoder_dim(), " * ", dim_mult[i]);
+    FPSA_CHECK(decoder_dim() >= 1 && decoder_dim() * dim_mult[i] % 2 == 0, "VAE config: decoder_base_dim * dim_mult[",
+               i, "] must be even, received ", decoder_dim(), " * ", dim_mult[i]);
   }
   auto z = static_cast<size_t>(z_dim);
   FPSA_CHECK(latents_mean.size() == latents_std.size() && (latents_mean.empty() || latents_mean.size() == z),
              "VAE config: latents_mean and latents_std must have z_dim = ", z_dim, " entries each, received ",
              latents_mean.size(), " and ", latents_std.size());
-  for (double s : latents_std) FPSA_CHECK(s > 0, "VAE config: latents_std must be positive, received ", s);
+  for (double s : latents_std)
+    FPSA_CHECK(s > 0, "VAE config: latents_std must be positive, received ", s);
 }
 
 VaeConfig VaeConfig::from_json(const nlohmann::json& json) {
   FPSA_CHECK(json.is_object(), "VAE config: expected a JSON object, received ", json.type_name());
   std::string class_name = "AutoencoderKLWan";
   read(json, "_class_name", class_name);
-  FPSA_CHECK(class_name == "AutoencoderKLWan", "VAE config: _class_name must be AutoencoderKLWan, received '", class_name,
-             "'; point at the vae folder of a Wan2.1 checkpoint");
+  FPSA_CHECK(class_name == "AutoencoderKLWan", "VAE config: _class_name must be AutoencoderKLWan, received '",
+             class_name, "'; point at the vae folder of a Wan2.1 checkpoint");
   refuse_wan22(json);
   check_keys(json);
   VaeConfig c;

@@ -15,10 +15,10 @@ struct VaeConfig {
   int64_t z_dim = 16;
   std::vector<int64_t> dim_mult = {1, 2, 4, 4};
   int64_t num_res_blocks = 2;
-  std::vector<double> attn_scales;          // spatial scales (1, 0.5, ...) where the encoder adds attention
+  std::vector<double> attn_scales;  // spatial scales (1, 0.5, ...) where the encoder adds attention
   std::vector<bool> temperal_downsample = {false, true, true};  // spelt as the format spells it
-  double dropout = 0.0;                     // kept for the file; never applied
-  std::vector<double> latents_mean, latents_std;  // one per latent channel, or empty: 0 and 1
+  double dropout = 0.0;                                         // kept for the file; never applied
+  std::vector<double> latents_mean, latents_std;                // one per latent channel, or empty: 0 and 1
   int64_t in_channels = 3;
   int64_t out_channels = 3;
 

@@ -42,8 +42,10 @@ class IdentityLike {
     for (const auto& [name, tensor] : tensors_) {
       if (name.starts_with("encoder.") || name.starts_with("decoder.")) names.push_back(name);
     }
-    for (const std::string& name : names) layer(name);
-    for (const char* conv : {"quant_conv", "post_quant_conv"}) identity(get(join(conv, ".weight")), get(join(conv, ".bias")));
+    for (const std::string& name : names)
+      layer(name);
+    for (const char* conv : {"quant_conv", "post_quant_conv"})
+      identity(get(join(conv, ".weight")), get(join(conv, ".bias")));
     posterior();
     if (colours_ > 0) ends();
   }
@@ -51,7 +53,8 @@ class IdentityLike {
  private:
   at::Tensor get(const std::string& name) {
     auto it = tensors_.find(name);
-    FPSA_CHECK(it != tensors_.end(), "identity_like_init: tensor '", name, "' is missing; pass the tensors of a WanVae");
+    FPSA_CHECK(it != tensors_.end(), "identity_like_init: tensor '", name,
+               "' is missing; pass the tensors of a WanVae");
     return it->second;
   }
 
@@ -79,7 +82,8 @@ class IdentityLike {
     weight.narrow(0, 0, n).zero_();
     bias.narrow(0, 0, n).zero_();
     at::Tensor tap = centre(weight);
-    for (int64_t i = 0; i < n; ++i) tap[i][i].fill_(1.0);
+    for (int64_t i = 0; i < n; ++i)
+      tap[i][i].fill_(1.0);
   }
 
   // Down (C -> C, window 2j..2j+2): mean of the 2x2 pixels that become one. Up (C -> C/2): centre tap.
@@ -88,13 +92,15 @@ class IdentityLike {
     weight.zero_();
     bias.zero_();
     if (out == in) {
-      for (int64_t i = 0; i < out; ++i) weight[i][i].narrow(0, 0, 2).narrow(1, 0, 2).fill_(0.25);
+      for (int64_t i = 0; i < out; ++i)
+        weight[i][i].narrow(0, 0, 2).narrow(1, 0, 2).fill_(0.25);
       return;
     }
     at::Tensor tap = centre(weight);
     tap.normal_(0.0, kOthers / std::sqrt(static_cast<double>(in)), generator_);
     tap.narrow(0, 0, carriers()).zero_();
-    for (int64_t i = 0; i < carriers(); ++i) tap[i][i].fill_(1.0);
+    for (int64_t i = 0; i < carriers(); ++i)
+      tap[i][i].fill_(1.0);
   }
 
   // Down (C -> C): mean of the two newest frames. Up (C -> 2C): both new frames equal the present one.
@@ -114,7 +120,8 @@ class IdentityLike {
   void identity(at::Tensor weight, at::Tensor bias) {
     bias.zero_();
     weight.zero_();
-    for (int64_t i = 0; i < weight.size(0); ++i) weight[i][i].fill_(1.0);
+    for (int64_t i = 0; i < weight.size(0); ++i)
+      weight[i][i].fill_(1.0);
   }
 
   void posterior() {

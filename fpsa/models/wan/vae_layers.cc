@@ -15,9 +15,13 @@ namespace {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast3d;
 
-at::Tensor as(const at::Tensor& parameter, const at::Tensor& x) { return parameter.to(x.scalar_type()); }
+at::Tensor as(const at::Tensor& parameter, const at::Tensor& x) {
+  return parameter.to(x.scalar_type());
+}
 
-nn::Init fan_in_init(int64_t fan_in) { return nn::Init::uniform(1.0 / std::sqrt(static_cast<double>(fan_in))); }
+nn::Init fan_in_init(int64_t fan_in) {
+  return nn::Init::uniform(1.0 / std::sqrt(static_cast<double>(fan_in)));
+}
 
 bool records_grad(const at::Tensor& x, const at::Tensor& weight) {
   return at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
@@ -62,8 +66,8 @@ at::Tensor with_past(const at::Tensor& x, int64_t depth, at::Tensor* slot) {
   return padded;
 }
 
-at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                    at::IntArrayRef padding, at::IntArrayRef stride) {
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, at::IntArrayRef padding,
+                    at::IntArrayRef stride) {
   std::vector<int64_t> ones(padding.size(), 1);
   // at::convolution sends small F32 volumes to a generic path 15 times slower than oneDNN; only the forward of
   // the direct call is fast, so training keeps the generic entry (and BF16).
@@ -148,7 +152,8 @@ at::Tensor VaeAttention::operator()(const at::Tensor& x) const {
   std::vector<at::Tensor> parts = qkv.reshape({batch * frames, tokens, 3 * c}).split(c, 2);
   at::Tensor q = parts[0] * (1.0 / std::sqrt(static_cast<double>(c)));
   // Rows of queries are taken in groups so that the scores of one group stay near 64 MB.
-  int64_t rows = std::max<int64_t>(1, std::min(tokens, (int64_t{1} << 24) / std::max<int64_t>(1, tokens * batch * frames)));
+  int64_t rows =
+      std::max<int64_t>(1, std::min(tokens, (int64_t{1} << 24) / std::max<int64_t>(1, tokens * batch * frames)));
   at::Tensor keys = parts[1].transpose(1, 2);
   std::vector<at::Tensor> out;
   for (int64_t at = 0; at < tokens; at += rows) {

@@ -8,7 +8,9 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/vae_norm_rows.h"
@@ -21,12 +23,13 @@ using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast3d;
-constexpr int64_t kGrain = 512;     // tokens per task: about 32 kB at 16 channels
-constexpr int64_t kPartials = 64;   // partial sums of gamma's gradient, a fixed number for fixed bytes
+constexpr int64_t kGrain = 512;    // tokens per task: about 32 kB at 16 channels
+constexpr int64_t kPartials = 64;  // partial sums of gamma's gradient, a fixed number for fixed bytes
 
 struct Extent {
   int64_t batch, channels, tokens;  // tokens of one video
-  explicit Extent(const at::Tensor& x) : batch(x.size(0)), channels(x.size(1)), tokens(x.numel() / std::max<int64_t>(1, x.size(0) * x.size(1))) {}
+  explicit Extent(const at::Tensor& x)
+      : batch(x.size(0)), channels(x.size(1)), tokens(x.size(2) * x.size(3) * x.size(4)) {}
 };
 
 template <class T>
@@ -52,21 +55,22 @@ void backward_typed(const at::Tensor& x, const float* gamma, bool silu, const at
   T* to = static_cast<T*>(grad_x.mutable_data_ptr());
   float* sums = partials.mutable_data_ptr<float>();
   at::parallel_for(0, kPartials, 1, [&](int64_t first, int64_t last) {
+    std::vector<float> scratch(static_cast<size_t>(e.channels + 15));
     for (int64_t p = first; p < last; ++p) {
       for (int64_t b = 0; b < e.batch; ++b) {
         int64_t begin = e.tokens * p / kPartials, end = e.tokens * (p + 1) / kPartials;
         int64_t at = (b * e.tokens + begin) * e.channels;
         int64_t at_grad = (b * (e.tokens + pad_tokens) + pad_tokens + begin) * e.channels;
-        norm_act_rows_backward(in + at, gamma, g + at_grad, to + at, sums + p * e.channels, end - begin, e.channels,
-                               silu);
+        norm_act_rows_backward(in + at, gamma, g + at_grad, to + at, sums + p * e.channels, scratch.data(), end - begin,
+                               e.channels, silu);
       }
     }
   });
 }
 
 at::Tensor padded_output(const at::Tensor& x, int64_t pad_frames, const at::Tensor& front) {
-  at::Tensor out = at::empty({x.size(0), x.size(1), x.size(2) + pad_frames, x.size(3), x.size(4)}, x.options(),
-                             kChannelsLast);
+  at::Tensor out =
+      at::empty({x.size(0), x.size(1), x.size(2) + pad_frames, x.size(3), x.size(4)}, x.options(), kChannelsLast);
   if (pad_frames > 0) {
     at::Tensor head = out.narrow(2, 0, pad_frames);
     if (front.defined()) {
@@ -126,17 +130,19 @@ class RmsNormAct : public torch::autograd::Function<RmsNormAct> {
 at::Tensor rms_norm_act_composed(const at::Tensor& x, const at::Tensor& gamma, bool silu, int64_t pad_frames,
                                  const at::Tensor& front) {
   at::Tensor norm = at::linalg_vector_norm(x, 2, at::IntArrayRef{1}, /*keepdim=*/true).clamp_min(1e-12);
-  at::Tensor y = x / norm * std::sqrt(static_cast<double>(x.size(1))) *
-                 gamma.to(x.scalar_type()).view({1, -1, 1, 1, 1});
+  at::Tensor y =
+      x / norm * std::sqrt(static_cast<double>(x.size(1))) * gamma.to(x.scalar_type()).view({1, -1, 1, 1, 1});
   if (silu) y = at::silu(y);
   if (pad_frames == 0) return y;
-  return at::cat({front.defined() ? front : at::zeros_like(y.narrow(2, 0, 1)).expand({-1, -1, pad_frames, -1, -1}), y}, 2);
+  return at::cat({front.defined() ? front : at::zeros_like(y.narrow(2, 0, 1)).expand({-1, -1, pad_frames, -1, -1}), y},
+                 2);
 }
 
 at::Tensor rms_norm_act(const at::Tensor& x, const at::Tensor& gamma, bool silu, int64_t pad_frames,
                         const at::Tensor& front) {
-  FPSA_CHECK(x.dim() == 5 && gamma.numel() == x.size(1), "rms_norm_act: expected x [B,C,T,Y,X] and gamma with C values, received x ",
-             x.sizes(), " and gamma ", gamma.sizes());
+  FPSA_CHECK(x.dim() == 5 && gamma.numel() == x.size(1),
+             "rms_norm_act: expected x [B,C,T,Y,X] and gamma with C values, received x ", x.sizes(), " and gamma ",
+             gamma.sizes());
   FPSA_CHECK(!front.defined() || front.size(2) == pad_frames, "rms_norm_act: front must have ", pad_frames,
              " frames, received ", front.defined() ? front.size(2) : 0);
   bool fused = x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
@@ -144,7 +150,8 @@ at::Tensor rms_norm_act(const at::Tensor& x, const at::Tensor& gamma, bool silu,
   at::Tensor in = x.contiguous(kChannelsLast);
   bool needs_grad = at::GradMode::is_enabled() && (x.requires_grad() || gamma.requires_grad());
   if (!needs_grad) return forward_fused(in, gamma, silu, pad_frames, front);
-  FPSA_CHECK(!front.defined(), "rms_norm_act: frames in front carry no gradient; use the whole-sequence forward in training");
+  FPSA_CHECK(!front.defined(),
+             "rms_norm_act: frames in front carry no gradient; use the whole-sequence forward in training");
   return RmsNormAct::apply(in, gamma, silu, pad_frames);
 }
 

@@ -13,10 +13,10 @@ void norm_act_rows(const float* x, const float* gamma, float* y, int64_t rows, i
 void norm_act_rows(const bfloat16_bits* x, const float* gamma, bfloat16_bits* y, int64_t rows, int64_t channels,
                    bool silu) noexcept;
 
-/// dx from x and dy; adds this range's share to dgamma [C].
+/// dx from x and dy; adds this range's share to dgamma [C]. scratch: C floats, rounded up to 16.
 void norm_act_rows_backward(const float* x, const float* gamma, const float* dy, float* dx, float* dgamma,
-                            int64_t rows, int64_t channels, bool silu) noexcept;
+                            float* scratch, int64_t rows, int64_t channels, bool silu) noexcept;
 void norm_act_rows_backward(const bfloat16_bits* x, const float* gamma, const bfloat16_bits* dy, bfloat16_bits* dx,
-                            float* dgamma, int64_t rows, int64_t channels, bool silu) noexcept;
+                            float* dgamma, float* scratch, int64_t rows, int64_t channels, bool silu) noexcept;
 
 }  // namespace fpsa::models::wan

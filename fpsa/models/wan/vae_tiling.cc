@@ -54,11 +54,13 @@ at::Tensor run_tiles(const at::Tensor& input, const Axis& y, const Axis& x, cons
       row.push_back(tail(tile, 3, y.blend()));
       left = tail(tile, 4, x.blend());
       if (!result.defined()) {
-        result = at::empty({tile.size(0), tile.size(1), tile.size(2), y.out(y.extent), x.out(x.extent)}, tile.options());
+        result =
+            at::empty({tile.size(0), tile.size(1), tile.size(2), y.out(y.extent), x.out(x.extent)}, tile.options());
       }
       int64_t rows = std::min({y.out(y.stride), tile.size(3), y.out(y.extent) - y.out(i)});
       int64_t columns = std::min({x.out(x.stride), tile.size(4), x.out(x.extent) - x.out(j)});
-      result.narrow(3, y.out(i), rows).narrow(4, x.out(j), columns)
+      result.narrow(3, y.out(i), rows)
+          .narrow(4, x.out(j), columns)
           .copy_(tile.narrow(3, 0, rows).narrow(4, 0, columns));
     }
     above = std::move(row);
@@ -70,16 +72,19 @@ at::Tensor run_tiles(const at::Tensor& input, const Axis& y, const Axis& x, cons
 
 bool WanVae::needs_tiles(const VaeTiling& t, int64_t y, int64_t x) const {
   int64_t s = config_.spatial_factor();
-  for (auto [tile, stride, axis] : {std::tuple{t.tile_y, t.stride_y, "height"}, std::tuple{t.tile_x, t.stride_x, "width"}}) {
+  for (auto [tile, stride, axis] :
+       {std::tuple{t.tile_y, t.stride_y, "height"}, std::tuple{t.tile_x, t.stride_x, "width"}}) {
     FPSA_CHECK(stride >= s && stride <= tile && tile % s == 0 && stride % s == 0, "VAE tiling: tile and stride along ",
-               axis, " must be multiples of ", s, " with ", s, " <= stride <= tile, received tile ", tile, " and stride ", stride);
+               axis, " must be multiples of ", s, " with ", s, " <= stride <= tile, received tile ", tile,
+               " and stride ", stride);
   }
   return y > t.tile_y || x > t.tile_x;
 }
 
 at::Tensor WanVae::encode_tiled(const at::Tensor& video, const VaeTiling& t) const {
   int64_t s = config_.spatial_factor();
-  return run_tiles(video, Axis{video.size(3), t.tile_y, t.stride_y, 1, s}, Axis{video.size(4), t.tile_x, t.stride_x, 1, s},
+  return run_tiles(video, Axis{video.size(3), t.tile_y, t.stride_y, 1, s},
+                   Axis{video.size(4), t.tile_x, t.stride_x, 1, s},
                    [&](const at::Tensor& part) { return encode_chunked(part); });
 }
 
