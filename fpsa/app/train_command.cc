@@ -97,6 +97,7 @@ void run_train(const TrainOptions& options) {
   loop.print = [](const std::string& line) { std::cout << line << std::endl; };
   const auto result = run_loop(*objective, recipe, loop);
   std::cout << (result.finished ? "finished at step " : "stopped with a checkpoint at step ") << result.steps << std::endl;
+  throw_if_interrupted();  // for the exit code
 }
 
 void run_eval(const EvalOptions& options) {

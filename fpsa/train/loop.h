@@ -13,12 +13,12 @@
 namespace fpsa::train {
 
 struct LoopOptions {
-  std::filesystem::path out;
+  std::filesystem::path out = {};
   bool resume = false;                            // continue from out/checkpoint.safetensors, which must exist
-  std::filesystem::path weights;                  // a checkpoint whose averaged weights are the start, or empty
+  std::filesystem::path weights = {};             // a checkpoint whose averaged weights are the start, or empty
   int64_t stop_after = 0;                         // stop, with a checkpoint, when this many steps are done; 0: never
-  std::function<bool()> stop;                     // asked between steps: true means checkpoint and return
-  std::function<void(const std::string&)> print;  // one finished progress line
+  std::function<bool()> stop = {};                // asked between steps: true means checkpoint and return
+  std::function<void(const std::string&)> print = {};  // one finished progress line
 };
 
 struct LoopResult {

@@ -1,0 +1,156 @@
+#include "fpsa/train/loop.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "fpsa/base/check.h"
+#include "tests/train/scratch_folder.h"
+
+namespace fpsa::train {
+namespace {
+
+// Fits y = A x + b to a random map, from noise that follows from the step number.
+class Regression : public Objective {
+ public:
+  Regression() {
+    auto generator = at::detail::createCPUGenerator(1);
+    parameters_ = {{"a", at::randn({12, 16}, generator, at::kFloat).requires_grad_(true)},
+                   {"b", at::zeros({12}).requires_grad_(true)}};
+    truth_ = at::randn({12, 16}, generator, at::kFloat);
+  }
+  const nn::TensorMap& parameters() const override { return parameters_; }
+  bool is_matrix(const std::string& name, const at::Tensor&) const override { return name == "a"; }
+  void enter(const Stage&, int64_t index, int64_t stage_step) override { entered.push_back({index, stage_step}); }
+  Loss loss(int64_t step, int64_t) override {
+    auto generator = at::detail::createCPUGenerator(mix(9, static_cast<uint64_t>(step)));
+    const at::Tensor x = at::randn({8, 16}, generator, at::kFloat);
+    at::Tensor total = at::mse_loss(at::linear(x, parameters_.at("a"), parameters_.at("b")), at::linear(x, truth_));
+    if (step >= poisoned_from) total = total * std::numeric_limits<float>::quiet_NaN();
+    return {total, 8, {{"error", total.item<double>()}}};
+  }
+  Figures evaluate(const std::filesystem::path&, const std::string&, bool final) override { return {{"final", final}}; }
+
+  std::vector<std::pair<int64_t, int64_t>> entered;
+  int64_t poisoned_from = std::numeric_limits<int64_t>::max();
+
+ private:
+  nn::TensorMap parameters_;
+  at::Tensor truth_;
+};
+
+Recipe recipe_of(std::initializer_list<int64_t> steps) {
+  Recipe recipe;
+  recipe.kind = Kind::kDit;
+  recipe.log_seconds = 0;
+  recipe.preview_minutes = 0;
+  recipe.warmup_steps = 2;
+  for (const int64_t count : steps) {
+    Stage stage;
+    stage.steps = count;
+    stage.learning_rate = {0.3, 0.02};
+    recipe.stages.push_back(stage);
+  }
+  return recipe;
+}
+
+void expect_same_checkpoint(const std::filesystem::path& a, const std::filesystem::path& b) {
+  const auto x = nn::load_tensors(a / "checkpoint.safetensors").tensors, y = nn::load_tensors(b / "checkpoint.safetensors").tensors;
+  ASSERT_EQ(x.size(), y.size());
+  for (const auto& [name, tensor] : x) EXPECT_TRUE(at::equal(tensor, y.at(name))) << name;
+}
+
+TEST(Loop, SixStepsEqualThreePlusResumePlusThree) {
+  for (const int threads : {1, 2}) {
+    at::set_num_threads(threads);
+    const ScratchFolder whole, split;
+    const Recipe recipe = recipe_of({4, 2});
+    Regression first, second, third;
+    EXPECT_TRUE(run_loop(first, recipe, {.out = whole.path}).finished);
+    const auto stopped = run_loop(second, recipe, {.out = split.path, .stop_after = 3});
+    EXPECT_FALSE(stopped.finished);
+    EXPECT_EQ(stopped.steps, 3);
+    const auto done = run_loop(third, recipe, {.out = split.path, .resume = true});
+    EXPECT_TRUE(done.finished);
+    EXPECT_EQ(done.steps, 6);
+    EXPECT_EQ(third.entered, (std::vector<std::pair<int64_t, int64_t>>{{0, 3}, {1, 0}}));
+    expect_same_checkpoint(whole.path, split.path);
+  }
+  at::set_num_threads(1);
+}
+
+TEST(Loop, LearnsAndWritesMetricsAsJsonLines) {
+  const ScratchFolder folder;
+  Regression objective;
+  run_loop(objective, recipe_of({60}), {.out = folder.path});
+  std::ifstream in(folder.path / "metrics.jsonl");
+  std::vector<double> errors;
+  bool final = false;
+  for (std::string line; std::getline(in, line);) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.contains("error")) errors.push_back(json["error"]);
+    final = final || json.contains("final");
+  }
+  ASSERT_GT(errors.size(), 2u);
+  EXPECT_LT(errors.back(), 0.5 * errors.front());
+  EXPECT_TRUE(final);
+}
+
+TEST(Loop, StopsWithACheckpointWhenAsked) {
+  const ScratchFolder folder;
+  Regression objective;
+  int asked = 0;
+  const auto result = run_loop(objective, recipe_of({100}), {.out = folder.path, .stop = [&] { return ++asked > 5; }});
+  EXPECT_FALSE(result.finished);
+  EXPECT_EQ(result.steps, 5);
+  EXPECT_TRUE(std::filesystem::exists(folder.path / "checkpoint.safetensors"));
+}
+
+TEST(Loop, StartsFromTheAverageOfAnotherCheckpoint) {
+  const ScratchFolder first_folder, second_folder;
+  Regression first, second;
+  run_loop(first, recipe_of({5}), {.out = first_folder.path});
+  run_loop(second, recipe_of({5}),
+           {.out = second_folder.path, .weights = first_folder.path / "checkpoint.safetensors", .stop = [] { return true; }});
+  const auto average = checkpoint_weights(first_folder.path / "checkpoint.safetensors");
+  const auto start = checkpoint_weights(second_folder.path / "checkpoint.safetensors", /*averaged=*/false);
+  EXPECT_TRUE(at::equal(average.at("a"), start.at("a")));
+}
+
+TEST(Loop, RefusesWhatItCannotResume) {
+  const ScratchFolder folder;
+  Regression objective;
+  const auto failure = [&](const Recipe& recipe) -> std::string {
+    try {
+      Regression fresh;
+      run_loop(fresh, recipe, {.out = folder.path, .resume = true});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(failure(recipe_of({4})).find("nothing to resume"), std::string::npos);
+  run_loop(objective, recipe_of({2}), {.out = folder.path});
+  Recipe other = recipe_of({4});
+  other.seed = 5;
+  EXPECT_NE(failure(other).find("seed 1"), std::string::npos);
+  other.seed = 1;
+  other.kind = Kind::kVae;
+  EXPECT_NE(failure(other).find("kind 'dit'"), std::string::npos);
+  std::ofstream(folder.path / "checkpoint.safetensors") << "not a checkpoint";
+  EXPECT_NE(failure(recipe_of({4})), "");
+}
+
+TEST(Loop, GivesUpOnLossesThatStayNonFinite) {
+  const ScratchFolder folder;
+  Regression objective;
+  objective.poisoned_from = 3;
+  EXPECT_THROW(run_loop(objective, recipe_of({100}), {.out = folder.path}), Error);
+}
+
+}  // namespace
+}  // namespace fpsa::train
