@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "fpsa/base/check.h"
+#include "fpsa/models/wan/dit_fused.h"
 #include "fpsa/ops/composed.h"
 
 namespace fpsa::models::wan {
@@ -31,20 +32,15 @@ at::ScalarType wide_type(at::ScalarType dtype) { return dtype == at::kDouble ? a
 
 bool differentiating() { return c10::GradMode::is_enabled(); }
 
-// LayerNorm(x) * scale + shift in x's wide dtype, rounded to `dtype`.
-// scale, shift [1 or B, 1, C]; scale already holds the "1 +".
-at::Tensor modulated_norm(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps,
-                          at::ScalarType dtype) {
-  const int64_t dim = x.size(-1);
-  if (scale.size(0) == 1)  // one modulation for all samples is exactly an affine LayerNorm: one pass
-    return at::layer_norm(x, {dim}, scale.reshape({dim}), shift.reshape({dim}), eps).to(dtype);
-  return at::addcmul(shift, at::layer_norm(x, {dim}, {}, {}, eps), scale).to(dtype);
-}
-
-// x + y * gate; gate [1 or B, 1, C] or undefined. Without autograd x is overwritten.
-at::Tensor add_residual(at::Tensor x, const at::Tensor& y, const at::Tensor& gate) {
-  if (differentiating()) return gate.defined() ? at::addcmul(x, y.to(x.scalar_type()), gate) : x + y;
-  return gate.defined() ? x.addcmul_(y.to(x.scalar_type()), gate) : x.add_(y);
+// Attention over few keys, each standing for several equal ones: exp(s + log n) = n exp(s). Plain tensor operations,
+// so autograd differentiates it. q [B, Lq, H, D]; k, v [B, Lk, H, D]; multiplicity [B, Lk].
+at::Tensor weighted_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const at::Tensor& multiplicity) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  at::Tensor scores = at::matmul((q * scale).transpose(1, 2), k.permute({0, 2, 3, 1}));
+  const at::Tensor bias = multiplicity.log().unsqueeze(1).unsqueeze(1);
+  const at::Tensor probs = at::softmax(scores.to(bias.scalar_type()) + bias, -1).to(q.scalar_type());
+  return at::matmul(probs, v.transpose(1, 2)).transpose(1, 2);
 }
 
 std::vector<at::Tensor> modulation_rows(const at::Tensor& table, const at::Tensor& time) {
@@ -57,6 +53,7 @@ struct WanDit::Conditions {
   at::Tensor time;  // [1 or B, 6, dim], wide: what the timestep adds to every layer's modulation
   at::Tensor text;  // [B, Lt, dim], compute dtype
   at::Tensor rope;  // [L, 1, D/2] complex
+  at::Tensor text_multiplicity;  // [B, Lt] or undefined
 };
 
 WanDit::WanDit(const DitConfig& config, const nn::Scope& scope) : config_(config) {
@@ -207,13 +204,14 @@ at::Tensor WanDit::run_layer(const Layer& layer, at::Tensor x, const Conditions&
   x = add_residual(x, layer.self.out(attended.reshape(h.sizes())), modulation[2]);
 
   h = config_.cross_attn_norm
-          ? at::layer_norm(x, {config_.dim()}, layer.cross_norm_weight.to(x.scalar_type()),
-                           layer.cross_norm_bias.to(x.scalar_type()), eps)
-          : x;
-  h = h.to(compute_dtype_);
-  attended = ops::composed_attention(norm_heads(layer.cross.q(h), layer.cross.norm_q, eps, heads, {}),
-                                     norm_heads(layer.cross.k(c.text), layer.cross.norm_k, eps, heads, {}),
-                                     in_heads(layer.cross.v(c.text)));
+          ? modulated_norm(x, layer.cross_norm_weight.to(x.scalar_type()).view({1, 1, -1}),
+                           layer.cross_norm_bias.to(x.scalar_type()).view({1, 1, -1}), eps, compute_dtype_)
+          : x.to(compute_dtype_);
+  const at::Tensor q = norm_heads(layer.cross.q(h), layer.cross.norm_q, eps, heads, {});
+  const at::Tensor k = norm_heads(layer.cross.k(c.text), layer.cross.norm_k, eps, heads, {});
+  const at::Tensor v = in_heads(layer.cross.v(c.text));
+  attended = c.text_multiplicity.defined() ? weighted_attention(q, k, v, c.text_multiplicity)
+                                           : ops::composed_attention(q, k, v);
   x = add_residual(x, layer.cross.out(attended.reshape(h.sizes())), {});
 
   h = modulated_norm(x, modulation[4] + 1.0, modulation[3], eps, compute_dtype_);
@@ -236,6 +234,7 @@ DitOutput WanDit::forward(const nn::DenoiserInput& input, nn::AttentionMethod& a
   conditions.time = time_proj_(at::silu(time)).view({time.size(0), 6, config_.dim()});
   conditions.text = text_out_(at::gelu(text_in_(input.text.to(compute_dtype_)), "tanh"));
   conditions.rope = rope(grid, options.rope_stretch);
+  conditions.text_multiplicity = options.text_multiplicity;
 
   DitOutput out;
   at::Tensor x = patchify(input.latents).to(wide);

@@ -25,6 +25,9 @@ namespace fpsa::models::wan {
 struct DitOptions {
   RopeStretch rope_stretch;
   int64_t tap_layer = -1;  // layer whose output states are returned as well; -1: none
+  // [B, Lt] F32: how many equal text rows each row stands for; undefined: one each. All rows after a prompt are zero
+  // and give one key, so training passes the prompt and one zero row instead of 512 rows, with the same result.
+  at::Tensor text_multiplicity;
 };
 
 struct DitOutput {

@@ -33,17 +33,4 @@ at::Tensor rope_table(pattern::Grid grid, int64_t head_dim, const RopeStretch& s
   return wide == at::kDouble ? table : table.to(at::kComplexFloat);
 }
 
-at::Tensor norm_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
-                      const at::Tensor& table) {
-  const at::ScalarType wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const int64_t batch = x.size(0), length = x.size(1), head_dim = x.size(2) / heads;
-  at::Tensor f = x.to(wide);
-  at::Tensor out = (f * at::rsqrt(f.square().mean(-1, /*keepdim=*/true) + eps)) * weight.to(wide);
-  if (table.defined()) {
-    at::Tensor pairs = at::view_as_complex(out.view({batch, length, heads, head_dim / 2, 2}));
-    out = at::view_as_real(pairs * table);
-  }
-  return out.reshape({batch, length, heads, head_dim}).to(x.scalar_type());
-}
-
 }  // namespace fpsa::models::wan

@@ -1,4 +1,4 @@
-// Three-dimensional rotary position embedding, and the RMSNorm that precedes it on queries and keys.
+// Three-dimensional rotary position embedding: which angle turns which pair of a query or key. Applied in dit_fused.
 //
 // A head's D values are D/2 pairs; the first pairs turn with the token's frame, the next with its row, the last
 // with its column. Row and column get 2*(D/6) values each, the frame the rest. Angles are position / 10000^(2i/d)
@@ -27,11 +27,5 @@ std::array<int64_t, 3> rope_split(int64_t head_dim);
 ///   Shapes    out [L, 1, D/2] complex; L = grid.volume()
 ///   Numerics  computed in F64, rounded once to complex64 (`wide` F32) or kept as complex128 (`wide` F64)
 at::Tensor rope_table(pattern::Grid grid, int64_t head_dim, const RopeStretch& stretch, at::ScalarType wide);
-
-/// RMSNorm over the full width, split into heads, then (with a table) the rotation.
-///   Shapes    x [B, L, H*D]; weight [H*D]; table [L, 1, D/2] or undefined; out [B, L, H, D]
-///   Numerics  F32 (F64 for F64 input) throughout, one rounding to x's dtype at the end
-///   Autograd  differentiable in x and weight
-at::Tensor norm_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads, const at::Tensor& table);
 
 }  // namespace fpsa::models::wan

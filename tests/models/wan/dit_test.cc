@@ -9,6 +9,7 @@
 #include <string>
 
 #include "fpsa/base/check.h"
+#include "fpsa/models/wan/dit_fused.h"
 #include "fpsa/ops/composed.h"
 
 namespace fpsa::models::wan {
