@@ -12,22 +12,27 @@
 namespace fpsa::parity {
 namespace {
 
-// {"scheduler": scheduler_config.json, "steps": n}, initial -> sigmas, timesteps, and the samples after every step
-// [n, ...] under the velocity field tanh(3 x + t / 500) + x / 2, which the oracle knows too.
+// {"runs": [{"scheduler": scheduler_config.json, "steps": n}, ...]}, initial -> per run i: "i.sigmas", "i.timesteps" and
+// "i.samples" [n, ...], the samples after every step under the velocity field tanh(3 x + t / 500) + x / 2, which the
+// oracle knows too.
 void trajectory(const nlohmann::json& config, const nn::TensorMap& in, nn::TensorMap& out) {
   at::NoGradGuard guard;
-  const auto scheduler = diffusion::SchedulerConfig::from_json(config.at("scheduler"));
-  auto sampler = diffusion::make_sampler(scheduler, config.at("steps").get<int64_t>());
-  at::Tensor x = need(in, "initial");
-  std::vector<at::Tensor> samples;
-  for (float timestep : sampler->sigmas().timesteps) {
-    at::Tensor velocity = at::tanh(x * 3.0 + timestep / 500.0) + x * 0.5;
-    x = sampler->step(velocity, x);
-    samples.push_back(x);
+  const nlohmann::json& runs = config.at("runs");
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const auto scheduler = diffusion::SchedulerConfig::from_json(runs[i].at("scheduler"));
+    auto sampler = diffusion::make_sampler(scheduler, runs[i].at("steps").get<int64_t>());
+    at::Tensor x = need(in, "initial");
+    std::vector<at::Tensor> samples;
+    for (float timestep : sampler->sigmas().timesteps) {
+      at::Tensor velocity = at::tanh(x * 3.0 + timestep / 500.0) + x * 0.5;
+      x = sampler->step(velocity, x);
+      samples.push_back(x);
+    }
+    const std::string prefix = std::to_string(i) + ".";
+    out[prefix + "samples"] = at::stack(samples);
+    out[prefix + "sigmas"] = at::tensor(sampler->sigmas().sigmas);
+    out[prefix + "timesteps"] = at::tensor(sampler->sigmas().timesteps);
   }
-  out["samples"] = at::stack(samples);
-  out["sigmas"] = at::tensor(sampler->sigmas().sigmas);
-  out["timesteps"] = at::tensor(sampler->sigmas().timesteps);
 }
 
 // {"scheduler": json} -> its canonical form, written and read again; the result's bytes as a tensor.
@@ -37,9 +42,12 @@ void scheduler(const nlohmann::json& config, const nn::TensorMap&, nn::TensorMap
   out["json"] = at::tensor(std::vector<int64_t>(text.begin(), text.end()));
 }
 
-// {"seed": n, "shape": [C, T, H, W]} -> noise
+// {"runs": [{"seed": n, "shape": [C, T, H, W]}, ...]} -> "i": noise of run i
 void noise(const nlohmann::json& config, const nn::TensorMap&, nn::TensorMap& out) {
-  out["noise"] = diffusion::make_noise(config.at("seed").get<uint64_t>(), config.at("shape").get<std::array<int64_t, 4>>());
+  const nlohmann::json& runs = config.at("runs");
+  for (size_t i = 0; i < runs.size(); ++i)
+    out[std::to_string(i)] = diffusion::make_noise(runs[i].at("seed").get<uint64_t>(),
+                                                   runs[i].at("shape").get<std::array<int64_t, 4>>());
 }
 
 // {"transformer", "scheduler", "steps", "guidance_scale", "sequential"}, initial, text, negative -> final
