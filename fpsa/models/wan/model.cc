@@ -59,11 +59,28 @@ void check_fit(const WanModel& model) {
   }
 }
 
-Tokenizer load_tokenizer(const LoadOptions& options, const ModelPlace& place) {
+Tokenizer load_tokenizer(const LoadOptions& options, const ModelPlace& place, const OpenedPart& text) {
   const fs::path path = options.tokenizer_path.empty() ? find_tokenizer(place) : options.tokenizer_path;
-  FPSA_CHECK(!path.empty(), place.root.string(), ": no tokenizer here (tokenizer/spiece.model, google/umt5-xxl/, ",
-             "text_encoders/spiece.model); download UMT5's tokenizer folder and name it");
-  return Tokenizer::load(path);
+  if (!path.empty()) return Tokenizer::load(path);
+  const at::Tensor& carried = text.weights.spiece_model;
+  FPSA_CHECK(carried.defined(), place.root.string(), ": no tokenizer here (tokenizer/spiece.model, google/umt5-xxl/, ",
+             "text_encoders/spiece.model), and the text encoder's file carries none; download UMT5's tokenizer folder ",
+             "and name it");
+  return Tokenizer::parse({static_cast<const char*>(carried.const_data_ptr()), carried.nbytes()},
+                          text.origin() + ", tensor 'spiece_model'");
+}
+
+std::unique_ptr<WanDit> build_transformer(OpenedPart part, const PartOptions& options, LoadedPart* report,
+                                          std::string* schedule) {
+  const DitConfig config = dit_config_of(part);
+  const auto carried = part.metadata.find(kScheduleKey);
+  if (schedule) *schedule = carried == part.metadata.end() ? std::string() : carried->second;
+  return build<WanDit>(std::move(part), config, options, report);
+}
+
+std::unique_ptr<Umt5Encoder> build_text_encoder(OpenedPart part, const PartOptions& options, LoadedPart* report) {
+  const Umt5Config config = text_config_of(part);
+  return build<Umt5Encoder>(std::move(part), config, options, report);
 }
 
 }  // namespace
@@ -103,11 +120,7 @@ SchedulerConfig SchedulerConfig::from_json(const nlohmann::json& json, const std
 
 std::unique_ptr<WanDit> load_transformer(const PartFiles& files, const PartOptions& options, LoadedPart* report,
                                          std::string* schedule) {
-  OpenedPart part = open_part(files, Part::kTransformer);
-  const DitConfig config = dit_config_of(part);
-  const auto carried = part.metadata.find(kScheduleKey);
-  if (schedule) *schedule = carried == part.metadata.end() ? std::string() : carried->second;
-  return build<WanDit>(std::move(part), config, options, report);
+  return build_transformer(open_part(files, Part::kTransformer), options, report, schedule);
 }
 
 std::unique_ptr<WanVae> load_vae(const PartFiles& files, const PartOptions& options, LoadedPart* report) {
@@ -117,9 +130,7 @@ std::unique_ptr<WanVae> load_vae(const PartFiles& files, const PartOptions& opti
 }
 
 std::unique_ptr<Umt5Encoder> load_text_encoder(const PartFiles& files, const PartOptions& options, LoadedPart* report) {
-  OpenedPart part = open_part(files, Part::kTextEncoder);
-  const Umt5Config config = text_config_of(part);
-  return build<Umt5Encoder>(std::move(part), config, options, report);
+  return build_text_encoder(open_part(files, Part::kTextEncoder), options, report);
 }
 
 WanModel load_model(const fs::path& path, const LoadOptions& options) {
@@ -127,11 +138,15 @@ WanModel load_model(const fs::path& path, const LoadOptions& options) {
   WanModel model;
   model.layout = place.layout;
   model.root = place.root;
-  // The small parts first: what is wrong with them is said before gigabytes are converted.
   model.scheduler.flow_shift = place.layout == Layout::kDiffusers ? model.scheduler.flow_shift : kOriginalFlowShift;
   if (const fs::path file = find_scheduler(place); !file.empty())
     model.scheduler = SchedulerConfig::from_json(io::read_json(file), file.string());
-  if (options.text_encoder) model.tokenizer = std::make_unique<Tokenizer>(load_tokenizer(options, place));
+  // The transformer's headers first: a model that is refused is refused before gigabytes of text encoder are converted.
+  OpenedPart transformer;
+  if (options.transformer) {
+    transformer = open_part(find_part(place, Part::kTransformer), Part::kTransformer);
+    dit_config_of(transformer);
+  }
   LoadedPart report;
   if (options.vae) {
     model.vae =
@@ -139,13 +154,15 @@ WanModel load_model(const fs::path& path, const LoadOptions& options) {
     model.parts.push_back(report);
   }
   if (options.text_encoder) {
-    const PartFiles files = override_or_find(options.text_encoder_path, place, Part::kTextEncoder);
-    model.text_encoder = load_text_encoder(files, {options.text_dtype, options.device}, &report);
+    OpenedPart part =
+        open_part(override_or_find(options.text_encoder_path, place, Part::kTextEncoder), Part::kTextEncoder);
+    model.tokenizer = std::make_unique<Tokenizer>(load_tokenizer(options, place, part));
+    model.text_encoder = build_text_encoder(std::move(part), {options.text_dtype, options.device}, &report);
     model.parts.push_back(report);
   }
   if (options.transformer) {
-    model.transformer = load_transformer(find_part(place, Part::kTransformer), {options.dtype, options.device}, &report,
-                                         &model.schedule);
+    model.transformer =
+        build_transformer(std::move(transformer), {options.dtype, options.device}, &report, &model.schedule);
     model.parts.push_back(report);
   }
   check_fit(model);

@@ -131,11 +131,15 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer Tokenizer::load(const fs::path& path) {
   const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
   const fs::path model_path = fs::is_directory(path) ? path / "spiece.model" : path;
-  const fs::path fast_path = folder / "tokenizer.json";
+  return build(read_file(model_path), model_path, folder / "tokenizer.json");
+}
+
+Tokenizer Tokenizer::parse(std::string_view model, const std::string& origin) { return build(model, origin, {}); }
+
+Tokenizer Tokenizer::build(std::string_view model, const fs::path& model_path, const fs::path& fast_path) {
   auto state = std::make_unique<State>();
-  const std::string bytes = read_file(model_path);
-  const auto status = state->pieces.LoadFromSerializedProto(bytes);
-  FPSA_CHECK(!bytes.empty() && status.ok() && state->pieces.GetPieceSize() > 0, "tokenizer: ", model_path,
+  const auto status = state->pieces.LoadFromSerializedProto(model);
+  FPSA_CHECK(!model.empty() && status.ok() && state->pieces.GetPieceSize() > 0, "tokenizer: ", model_path,
              " is not a sentencepiece model (", status.ToString(), "); a download may be incomplete or a pointer file");
   if (fs::exists(fast_path)) {
     FastTokenizer fast = parse_fast(fast_path, state->pieces);

@@ -41,6 +41,8 @@ class Tokenizer {
   ///   Errors    fpsa::Error: a missing, truncated or foreign file; two files that do not describe one vocabulary; no
   ///             pad or end-of-text id; special tokens with matching rules that are not implemented (single_word)
   static Tokenizer load(const std::filesystem::path& path);
+  /// The same from the bytes of a spiece.model, without a tokenizer.json; `origin` begins every error message.
+  static Tokenizer parse(std::string_view model, const std::string& origin);
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -69,6 +71,8 @@ class Tokenizer {
  private:
   struct State;
   explicit Tokenizer(std::unique_ptr<State> state);
+  static Tokenizer build(std::string_view model, const std::filesystem::path& origin,
+                         const std::filesystem::path& fast_path);  // fast_path may not exist
   std::unique_ptr<State> state_;
 };
 

@@ -173,6 +173,24 @@ TEST(LoadModel, F8WithScalesIsCodeTimesScale) {
               load_model(write_repackaged(scratch / "scaled", scaled)));
 }
 
+TEST(LoadModel, ARepackagedTextEncoderBringsItsOwnTokenizer) {
+  ScratchFolder scratch;
+  const fs::path file = write_repackaged(scratch / "c", testing::original_dit(model_data()));
+  const WanModel expected = load_model(file);
+  fs::remove_all(scratch / "c/tokenizer");
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(file); }), "no tokenizer here");
+
+  const std::string spiece = testing::read_raw("models/tiny/tokenizer/spiece.model");
+  nn::TensorMap tensors = model_data().text_tensors;
+  tensors["spiece_model"] = at::from_blob(const_cast<char*>(spiece.data()), {static_cast<int64_t>(spiece.size())},
+                                          at::TensorOptions().dtype(at::kByte));
+  nn::save_tensors(scratch / "c/text_encoders/umt5.safetensors", tensors);
+  expect_same(expected, load_model(file));
+  tensors["spiece_model"] = at::zeros({9}, at::kByte);
+  nn::save_tensors(scratch / "c/text_encoders/umt5.safetensors", tensors);
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(file); }), "tensor 'spiece_model'");
+}
+
 TEST(LoadModel, PlainF8AndF32FilesLoad) {
   ScratchFolder scratch;
   nn::TensorMap f8 = testing::original_dit(model_data(), "model.diffusion_model."), f32 = f8;
