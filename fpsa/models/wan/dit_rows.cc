@@ -3,7 +3,7 @@
 // internal functions and builtins are inlined into the clones, so no wide instruction reaches a shared symbol.
 #include "fpsa/models/wan/dit_rows.h"
 
-#define FPSA_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define FPSA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define FPSA_INLINE static inline __attribute__((always_inline))
 
 namespace fpsa::models::wan::rows {
