@@ -1,0 +1,184 @@
+#include "fpsa/app/cli_generate.h"
+
+#include <filesystem>
+#include <limits>
+#include <memory>
+
+#include "fpsa/app/flags.h"
+#include "fpsa/app/generate.h"
+#include "fpsa/app/generate_options.h"
+#include "fpsa/app/usage_error.h"
+
+namespace fpsa::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What a model's folder may set in its fpsa.json: the shape of its clips and how they are sampled, nothing that
+// names files or machines.
+const std::vector<std::string> kFolderSettings = {
+    "height",         "width",      "size",    "num-frames",     "fps", "num-inference-steps",
+    "guidance-scale", "flow-shift", "sampler", "negative-prompt"};
+
+void add_content_flags(CLI::App& command, GenerateOptions& options) {
+  add_path(command, "--model,-m,--model-path,--ckpt-dir", options.model,
+           "Folder or .safetensors file of a Wan2.1 text-to-video checkpoint")
+      ->group("Content");
+  add_text(command, "--prompt,-p", options.prompt, "What the video shows")->group("Content");
+  add_path(command, "--prompt-file", options.prompt_file, "One prompt per line; outputs are numbered")
+      ->group("Content");
+  add_text(command, "--negative-prompt,-n", options.negative_prompt, "What it should not show [empty]")
+      ->group("Content");
+  add_path(command, "--prompt-embeds", options.prompt_embeds,
+           "safetensors with prompt_embeds [1,L,D] and, optionally, negative_prompt_embeds; no text encoder is loaded")
+      ->group("Content");
+  add_integer(command, "--height,-H", options.height, 1, 1 << 20, "Pixels [480, or the model's own]")->group("Content");
+  add_integer(command, "--width,-W", options.width, 1, 1 << 20, "Pixels [832, or the model's own]")->group("Content");
+  command.add_option("--size", "WIDTH*HEIGHT instead of the two")->type_name("W*H")->group("Content");
+  add_integer(command, "--num-frames,--frame-num,--video-frames", options.num_frames, 1, 1 << 20,
+              "Frames, 4k+1 [81, or the model's own]")
+      ->group("Content");
+  add_number(command, "--fps", options.fps, 0.1, 1000, "Frames per second of the file [16]")->group("Content");
+}
+
+void add_sampling_flags(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Sampling";
+  add_integer(command, "--num-inference-steps,--sample-steps,--steps", options.steps, 1, 1000, "Denoising steps [50]")
+      ->group(group);
+  add_number(command, "--guidance-scale,--sample-guide-scale,--cfg-scale", options.guidance_scale, 0, 1000,
+             "Classifier-free guidance; at most 1 turns it off [5]")
+      ->group(group);
+  add_number(command, "--flow-shift,--sample-shift", options.flow_shift, 0.01, 100,
+             "Shift of the noise levels [the model's scheduler]")
+      ->group(group);
+  add_choice(command, "--sampler,--sample-solver", options.sampler, {"unipc", "dpm++", "euler"},
+             "[the model's scheduler, else unipc]")
+      ->group(group);
+  add_seed(command, "--seed,--base-seed,-s", options.seed, "Seed of the noise [0]")->group(group);
+  add_path(command, "--init-latents", options.init_latents,
+           "Start from the tensor 'initial' (or 'latents') F32 [1,C,T,H,W] of this safetensors file")
+      ->group(group);
+  add_path(command, "--dump-latents", options.dump_latents,
+           "Write 'initial' and 'final' latents, F32, before the latent de-normalisation")
+      ->group(group);
+}
+
+void add_attention_flags(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Attention";
+  add_choice(command, "--attention", options.attention, {"auto", "dense", "sta", "fp8", "fps"},
+             "auto: fps with the schedule that the checkpoint carries, else dense [auto]")
+      ->group(group);
+  add_path(command, "--schedule", options.schedule, "TOML schedule for fps, sta and fp8; it wins over the checkpoint's")
+      ->group(group);
+  add_switch(command, "--explain", options.explain, "Say per layer and step which kernel and pattern ran, and why")
+      ->group(group);
+}
+
+void add_machine_flags(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Machine";
+  add_choice(command, "--dtype", options.dtype, {"auto", "bf16", "f32"},
+             "Compute type of transformer and text encoder [bf16 when the checkpoint is, else f32]")
+      ->group(group);
+  add_choice(command, "--vae-dtype", options.vae_dtype, {"f32", "bf16"}, "Compute type of the VAE [f32]")->group(group);
+  add_integer(command, "--threads", options.threads, 1, 4096, "CPU threads [one per core]")->group(group);
+  add_choice(command, "--device", options.device, {"auto", "cpu", "cuda"}, "[auto]")->group(group);
+  add_choice(command, "--cfg", options.cfg, {"auto", "batched", "sequential"},
+             "Prompt and negative prompt in one batch (faster) or one after the other (less memory) [auto]")
+      ->group(group);
+  add_choice(command, "--vae-tiling", options.vae_tiling, {"auto", "on", "off"},
+             "Decode in overlapping spatial tiles (less memory) [auto: only when needed]")
+      ->group(group);
+  add_switch(command, "--ignore-memory-check", options.ignore_memory, "Start even if memory will not suffice")
+      ->group(group);
+  add_switch(command, "--warmup", options.warmup, "One untimed step first, so that timings start warm")->group(group);
+}
+
+void add_output_flags(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Output";
+  add_path(command, "--output,-o,--output-path,--save-file", options.output, "H.264 video, .mp4 [out.mp4]")
+      ->group(group);
+  add_path(command, "--frames-dir", options.frames_dir, "Also write every frame as a PNG into this folder")
+      ->group(group);
+  add_path(command, "--perf-dump-path", options.perf_dump, "Timings, kernels, machine and parameters as JSON")
+      ->group(group);
+  command.add_option("--config", "Settings file, .json or .toml; keys are these flags, the command line wins")
+      ->type_name("PATH")
+      ->group(group);
+}
+
+// Flags of Wan's own script that have no work to do here, and one that must name a text-to-video task.
+void add_foreign_flags(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Accepted for Wan's own command lines";
+  const auto ignored = [&](const std::string& names, const std::string& why) {
+    command
+        .add_option_function<std::string>(
+            names, [&options, names, why](const std::string&) { options.notes.push_back(names + ": " + why); }, why)
+        ->expected(0, 1)
+        ->type_name("")
+        ->group(group);
+  };
+  ignored("--offload-model", "no effect, weights are mapped from the file and given back stage by stage");
+  ignored("--t5-cpu", "no effect, the text encoder runs where everything else does");
+  command
+      .add_option_function<std::string>(
+          "--task",
+          [](const std::string& text) {
+            FPSA_USAGE_CHECK(text.starts_with("t2v"), "--task: expected a text-to-video task (t2v-1.3B, t2v-14B), ",
+                             "got '", text, "'; other tasks are not supported");
+          },
+          "Only text-to-video tasks; the checkpoint itself decides the rest")
+      ->type_name("t2v-*")
+      ->group(group);
+}
+
+void merge_settings(CLI::App& command, GenerateOptions& options) {
+  expand_size(command);
+  if (command.count("--config") > 0) {
+    const fs::path path = command.get_option("--config")->as<std::string>();
+    apply_settings(command, read_settings(path), "--config " + path.string());
+  }
+  FPSA_USAGE_CHECK(!options.model.empty(), "--model: expected the folder of a checkpoint, got nothing; ",
+                   "for the embedded model: --model models/tiny");
+  if (const auto own = options.model / "fpsa.json"; fs::is_regular_file(own))
+    apply_settings(command, read_settings(own), own.string(), kFolderSettings);
+}
+
+void check_combinations(const CLI::App& command, GenerateOptions& options) {
+  const int sources = (command.count("--prompt") > 0) + !options.prompt_file.empty() + !options.prompt_embeds.empty();
+  FPSA_USAGE_CHECK(sources == 1, "--prompt: expected exactly one of --prompt, --prompt-file and --prompt-embeds, got ",
+                   sources == 0 ? "none" : "several");
+  FPSA_USAGE_CHECK(options.prompt_embeds.empty() || options.negative_prompt.empty(),
+                   "--negative-prompt: expected none beside --prompt-embeds, got one; ",
+                   "put negative_prompt_embeds into the file");
+  FPSA_USAGE_CHECK(options.schedule.empty() || options.attention != "dense",
+                   "--schedule: expected --attention auto, sta, fp8 or fps beside it, got dense");
+  FPSA_USAGE_CHECK(options.init_latents.empty() || command.count("--seed") == 0,
+                   "--seed: expected none beside --init-latents, which replaces the noise; drop one of the two");
+  if (options.output.empty()) options.output = "out.mp4";
+  FPSA_USAGE_CHECK(options.output.extension() == ".mp4" || fs::is_other(options.output),
+                   "--output: expected a name that ends in .mp4, got '", options.output.string(), "'");
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto* command = app.add_subcommand("generate", "A prompt becomes a video");
+  // The options must outlive the parse: CLI11 keeps references.
+  auto options = std::make_shared<GenerateOptions>();
+  add_content_flags(*command, *options);
+  add_sampling_flags(*command, *options);
+  add_attention_flags(*command, *options);
+  add_machine_flags(*command, *options);
+  add_output_flags(*command, *options);
+  add_foreign_flags(*command, *options);
+  command->footer(
+      "Precedence: command line, --config, fpsa.json in the model's folder, the defaults in brackets.\n"
+      "A flag given twice counts as given last. Underscores and dashes are the same.");
+  command->final_callback([command, options] {
+    merge_settings(*command, *options);
+    check_combinations(*command, *options);
+    generate(*options);
+  });
+}
+
+}  // namespace fpsa::app

@@ -1,0 +1,320 @@
+#include "fpsa/app/generate.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
+#include <chrono>
+#include <iomanip>
+#include <iostream>
+#include <set>
+
+#include "fpsa/app/attention_choice.h"
+#include "fpsa/app/clip_files.h"
+#include "fpsa/app/clip_shape.h"
+#include "fpsa/app/decode.h"
+#include "fpsa/app/interrupt.h"
+#include "fpsa/app/latents_io.h"
+#include "fpsa/app/machine.h"
+#include "fpsa/app/memory_plan.h"
+#include "fpsa/app/model_session.h"
+#include "fpsa/app/outputs.h"
+#include "fpsa/app/perf_record.h"
+#include "fpsa/app/progress.h"
+#include "fpsa/app/prompts.h"
+#include "fpsa/app/usage_error.h"
+#include "fpsa/diffusion/loop.h"
+#include "fpsa/io/atomic_file.h"
+#include "fpsa/kernel/cuda/cuda.h"
+
+namespace fpsa::app {
+namespace {
+
+// `auto` settings trade memory for speed up to this share of the machine's memory. Total, not free memory: what a
+// neighbour happens to use must not change the bytes of a video.
+constexpr double kComfortableShare = 0.6;
+
+void say(const std::string& text) {
+  std::cerr << "fpsa: " << text << '\n';
+}
+
+std::string dtype_word(at::ScalarType type) {
+  return type == at::kBFloat16 ? "bf16" : "f32";
+}
+
+void choose_device(const GenerateOptions& options) {
+  const std::string missing(kernel::cuda::unavailable_reason());
+  FPSA_CHECK(options.device != "cuda", "--device: expected cpu or auto, got cuda; ",
+             missing.empty() ? "the models of this version run on the CPU" : missing);
+  if (options.device == "auto") say("device: cpu (" + (missing.empty() ? "the models run there" : missing) + ")");
+  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
+}
+
+/// One run of the command; the members fill up stage by stage.
+class Generation {
+ public:
+  explicit Generation(const GenerateOptions& options) : options_(options) {}
+  void run();
+
+ private:
+  void check_outputs() const;
+  void open_model();
+  void choose_settings();
+  void plan();
+  void encode_prompts();
+  void generate_video(int64_t index);
+  at::Tensor denoise(const at::Tensor& initial, const TextStates& text, int64_t steps, VideoRecord* record,
+                     const std::string& label);
+  void write_video(const io::Video& video, const std::string& prompt, int64_t index);
+  void finish();
+
+  bool guided() const { return options_.guidance_scale > 1; }
+  int64_t count() const { return static_cast<int64_t>(prompts_.size()); }
+  std::filesystem::path output(const std::filesystem::path& path, int64_t index) const {
+    return numbered(path, index + 1, count());
+  }
+  nlohmann::json parameters(const std::string& prompt) const;
+
+  const GenerateOptions& options_;
+  std::vector<std::string> prompts_;
+  std::unique_ptr<ModelSession> model_;
+  ClipShape shape_;
+  diffusion::SchedulerConfig scheduler_;
+  diffusion::GuidanceRun guidance_run_ = diffusion::GuidanceRun::kBatched;
+  std::optional<models::wan::VaeTiling> tiling_;
+  AttentionChoice attention_;
+  std::vector<TextStates> texts_;
+  PerfRecord record_;
+};
+
+void Generation::run() {
+  prompts_ =
+      options_.prompt_file.empty() ? std::vector<std::string>{options_.prompt} : read_prompt_file(options_.prompt_file);
+  open_model();
+  check_outputs();
+  choose_settings();
+  plan();
+  encode_prompts();
+  if (options_.warmup) {
+    const auto timer = record_.stages.time("warmup");
+    const auto noise = diffusion::make_noise(
+        options_.seed, {shape_.latents[1], shape_.latents[2], shape_.latents[3], shape_.latents[4]});
+    denoise(noise, texts_.front(), 1, nullptr, "warm up");
+    attention_.method->reset();
+  }
+  for (int64_t i = 0; i < count(); ++i)
+    generate_video(i);
+  finish();
+}
+
+void Generation::open_model() {
+  const auto timer = record_.stages.time("load");
+  model_ = std::make_unique<ModelSession>(options_.model, options_.prompt_embeds.empty(), options_.dtype,
+                                          options_.vae_dtype, options_.ignore_memory);
+  shape_ = clip_shape(options_.num_frames, options_.height, options_.width, model_->dit_config(), model_->vae_config());
+}
+
+void Generation::check_outputs() const {
+  const int64_t pixels = shape_.frames * shape_.height * shape_.width * 3;
+  int64_t latents = 4 + 1024;
+  for (const auto extent : shape_.latents)
+    latents *= extent;
+  // Rough compressed sizes: an mp4 at this quality is far below a tenth of the pixels, a PNG of a real picture half.
+  check_writable_file("--output", options_.output, count() * (pixels / 20 + 65536));
+  if (!options_.dump_latents.empty())
+    check_writable_file("--dump-latents", options_.dump_latents, count() * 2 * latents);
+  if (!options_.perf_dump.empty()) check_writable_file("--perf-dump-path", options_.perf_dump, 65536);
+  if (!options_.frames_dir.empty()) check_writable_folder("--frames-dir", options_.frames_dir, count() * pixels / 4);
+}
+
+void Generation::choose_settings() {
+  // The folder's scheduler decides; the flags change what they name.
+  const auto& stored = model_->scheduler();
+  if (!stored.json.is_null()) scheduler_ = diffusion::SchedulerConfig::from_json(stored.json);
+  scheduler_.shift = options_.flow_shift.value_or(stored.flow_shift);
+  if (!options_.sampler.empty()) scheduler_.sampler = diffusion::sampler_from_name(options_.sampler);
+  scheduler_.check();
+
+  const auto& dit = model_->dit_config();
+  attention_ = choose_attention(options_, model_->schedule(), shape_.grid, dit.num_layers, dit.num_attention_heads);
+  record_.attention = attention_.name;
+  record_.attention_reason = attention_.reason;
+  say("attention: " + attention_.name + " (" + attention_.reason + ")");
+}
+
+void Generation::plan() {
+  const auto memory = memory_state();
+  MemoryRequest request{model_->dit_config(), model_->vae_config(),        shape_,
+                        model_->text_bytes(), model_->transformer_bytes(), model_->vae_bytes()};
+  request.element_bytes = static_cast<int64_t>(c10::elementSize(model_->dtype()));
+  request.vae_element_bytes = static_cast<int64_t>(c10::elementSize(model_->vae_dtype()));
+  const auto comfortable = static_cast<int64_t>(kComfortableShare * static_cast<double>(memory.total_bytes));
+
+  request.batch = guided() && options_.cfg != "sequential" ? 2 : 1;
+  if (options_.cfg == "auto" && request.batch == 2 && plan_memory(request).denoise_bytes > comfortable) {
+    request.batch = 1;
+    say("guidance: one prediction after the other, a batch of two would need " +
+        bytes_text(plan_memory(request).denoise_bytes) + " or more");
+  }
+  guidance_run_ = request.batch == 2 ? diffusion::GuidanceRun::kBatched : diffusion::GuidanceRun::kSequential;
+
+  request.tiled_vae = options_.vae_tiling == "on";
+  if (options_.vae_tiling == "auto" && plan_memory(request).decode_bytes > comfortable) {
+    request.tiled_vae = true;
+    say("VAE: decoding in tiles, whole frames would need more memory than is comfortable here");
+  }
+  if (request.tiled_vae) tiling_ = models::wan::VaeTiling{};
+
+  const auto plan = plan_memory(request);
+  record_.estimated_bytes = static_cast<double>(plan.peak_bytes());
+  if (!options_.ignore_memory) check_memory(plan, request, memory.available_bytes);
+  say(join(count(), count() == 1 ? " clip of " : " clips of ", shape_.frames, " frames ", shape_.width, "x",
+           shape_.height, ", ", shape_.grid.volume(), " tokens (", shape_.grid.t, "x", shape_.grid.y, "x",
+           shape_.grid.x, "), ", options_.steps, " steps of ", diffusion::sampler_name(scheduler_.sampler), ", shift ",
+           scheduler_.shift, ", ", dtype_word(model_->dtype()), ", ", at::get_num_threads(), " threads, about ",
+           bytes_text(plan.peak_bytes()), " at most (", plan.peak_stage(), ")"));
+}
+
+void Generation::encode_prompts() {
+  const auto timer = record_.stages.time("text");
+  if (!options_.prompt_embeds.empty()) {
+    texts_.push_back(read_prompt_embeds(options_.prompt_embeds, models::wan::Tokenizer::kMaxLength,
+                                        model_->dit_config().text_dim, guided()));
+    return;
+  }
+  at::Tensor negative;
+  if (guided()) negative = encode_prompt(*model_, options_.negative_prompt);
+  for (const auto& prompt : prompts_) {
+    throw_if_interrupted();
+    texts_.push_back({encode_prompt(*model_, prompt), negative});
+  }
+  model_->release_text_encoder();
+}
+
+at::Tensor Generation::denoise(const at::Tensor& initial, const TextStates& text, int64_t steps, VideoRecord* record,
+                               const std::string& label) {
+  Progress progress(progress_on_stderr(), label, "step", steps);
+  diffusion::LoopOptions loop;
+  loop.scheduler = scheduler_;
+  loop.steps = steps;
+  loop.guidance_scale = options_.guidance_scale;
+  loop.guidance_run = guidance_run_;
+  loop.progress = [&](int64_t done, int64_t, double seconds) {
+    throw_if_interrupted();
+    if (record) record->step_seconds.push_back(seconds);
+    progress.advance_to(done);
+  };
+  InterruptibleAttention attention(*attention_.method);
+  return diffusion::denoise(model_->transformer(), attention, initial, text.positive, text.negative, loop);
+}
+
+void Generation::generate_video(int64_t index) {
+  const auto& prompt = prompts_[static_cast<size_t>(index)];
+  VideoRecord record{prompt, output(options_.output, index).filename().string(), {}, 0};
+  const std::string label = count() == 1 ? "denoise" : join("denoise ", index + 1, "/", count());
+
+  // Every prompt of a file starts from the same noise, so that one of them alone gives the same clip.
+  const auto initial = options_.init_latents.empty()
+                           ? diffusion::make_noise(options_.seed, {shape_.latents[1], shape_.latents[2],
+                                                                   shape_.latents[3], shape_.latents[4]})
+                           : read_latents(options_.init_latents, shape_.latents);
+  at::Tensor final;
+  {
+    const auto timer = record_.stages.time("denoise");
+    attention_.method->reset();
+    final = denoise(initial, texts_[static_cast<size_t>(index)], options_.steps, &record, label);
+    record.attention_seconds = attention_.method->seconds();
+  }
+  check_finite(final, "after the last step");
+  record_.attention_report = attention_.method->report();
+  if (options_.explain) std::cout << explain_text(record_.attention_report);
+  if (index + 1 == count()) model_->release_transformer();
+  if (!options_.dump_latents.empty()) {
+    const WritingFiles writing;
+    write_latents(output(options_.dump_latents, index), initial, final);
+  }
+
+  io::Video video;
+  {
+    const auto timer = record_.stages.time("vae");
+    video = decode_video(model_->vae(), final, model_->vae_dtype(), tiling_, options_.fps, progress_on_stderr());
+  }
+  check_not_black(video);
+  write_video(video, prompt, index);
+  record_.videos.push_back(std::move(record));
+}
+
+void Generation::write_video(const io::Video& video, const std::string& prompt, int64_t index) {
+  const auto timer = record_.stages.time("write");
+  throw_if_interrupted();
+  if (!options_.frames_dir.empty()) {
+    const auto folder = count() == 1 ? options_.frames_dir : options_.frames_dir / output("clip", index);
+    std::filesystem::create_directories(folder);
+    write_frames(folder, video);
+  }
+  const WritingFiles writing;
+  io::Mp4Options mp4;
+  mp4.comment = parameters(prompt).dump();
+  io::write_mp4(output(options_.output, index), video, mp4);
+}
+
+nlohmann::json Generation::parameters(const std::string& prompt) const {
+  auto path = options_.model;
+  if (!path.has_filename()) path = path.parent_path();  // "models/tiny/"
+  nlohmann::json result = {{"fpsa_version", FPSA_VERSION},
+                           {"model", std::filesystem::absolute(path).lexically_normal().filename().string()},
+                           {"prompt", prompt},
+                           {"negative_prompt", options_.negative_prompt},
+                           {"height", shape_.height},
+                           {"width", shape_.width},
+                           {"num_frames", shape_.frames},
+                           {"fps", options_.fps},
+                           {"num_inference_steps", options_.steps},
+                           {"guidance_scale", options_.guidance_scale},
+                           {"flow_shift", scheduler_.shift},
+                           {"sampler", diffusion::sampler_name(scheduler_.sampler)},
+                           {"attention", attention_.name},
+                           {"dtype", dtype_word(model_->dtype())},
+                           {"vae_dtype", dtype_word(model_->vae_dtype())},
+                           {"vae_tiling", tiling_.has_value()},
+                           {"cfg", guidance_run_ == diffusion::GuidanceRun::kBatched ? "batched" : "sequential"},
+                           {"threads", at::get_num_threads()}};
+  if (options_.init_latents.empty()) result["seed"] = options_.seed;
+  if (attention_.schedule) result["schedule"] = schedule::to_toml(*attention_.schedule);
+  return result;
+}
+
+void Generation::finish() {
+  record_.parameters = parameters(prompts_.front());
+  if (!options_.perf_dump.empty()) {
+    const WritingFiles writing;
+    io::write_file(options_.perf_dump, record_.to_json().dump(2) + "\n");
+  }
+  std::cout << std::fixed;
+  for (const auto& [stage, seconds] : record_.stages.stages())
+    std::cout << stage << ' ' << std::setprecision(2) << seconds << " s  ";
+  std::set<std::string> kernels;
+  for (const auto& entry : record_.attention_report)
+    kernels.insert(entry.kernel);
+  std::cout << "\n"
+            << std::setprecision(3) << record_.seconds_per_step() << " s/step, attention " << std::setprecision(1)
+            << 100 * record_.attention_share() << "% of denoising, kernel";
+  for (const auto& kernel : kernels)
+    std::cout << ' ' << kernel;
+  std::cout << ", peak memory " << bytes_text(peak_resident_bytes()) << '\n';
+  for (int64_t i = 0; i < count(); ++i)
+    std::cout << "wrote " << output(options_.output, i).string() << '\n';
+  std::cout << std::flush;
+}
+
+}  // namespace
+
+void generate(const GenerateOptions& options) {
+  install_interrupt_handlers();
+  const at::NoGradGuard no_grad;
+  for (const auto& note : options.notes)
+    say(note);
+  choose_device(options);
+  Generation(options).run();
+}
+
+}  // namespace fpsa::app

@@ -1,0 +1,97 @@
+// The program: parses the command line, runs one command, turns errors into messages and exit codes.
+//   0 done   1 failed   2 wrong command line or setting   130 interrupted
+#include <algorithm>
+#include <iostream>
+
+#include "fpsa/app/cli_compare.h"
+#include "fpsa/app/cli_generate.h"
+#include "fpsa/app/cli_info.h"
+#include "fpsa/app/flags.h"
+#include "fpsa/app/interrupt.h"
+#include "fpsa/app/train_command.h"
+#include "fpsa/app/usage_error.h"
+
+namespace {
+
+using fpsa::app::UsageError;
+
+constexpr int kFailed = 1, kUsage = 2;
+
+const CLI::App& chosen_command(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return chosen.empty() ? app : *chosen.front();
+}
+
+int report_unknown(const CLI::App& app, const std::vector<std::string>& arguments) {
+  const auto& command = chosen_command(app);
+  for (const auto& argument : arguments) {
+    std::cerr << "fpsa: error: " << argument << ": expected ";
+    const bool at_top = &command == &app && !argument.starts_with("-");
+    std::vector<std::string> known;
+    if (at_top) {
+      for (const auto* subcommand : app.get_subcommands({}))
+        known.push_back(subcommand->get_name());
+      std::cerr << "a command";
+    } else {
+      known = fpsa::app::flag_names(command);
+      std::cerr << "one of the flags of 'fpsa" << (&command == &app ? "" : " " + command.get_name()) << "'";
+    }
+    const auto dashes = argument.find_first_not_of('-');
+    const auto name = dashes == std::string::npos ? argument : argument.substr(dashes);
+    const auto near = fpsa::app::nearest_name(name.substr(0, name.find('=')), known);
+    std::cerr << ", got an unknown one; ";
+    if (near) std::cerr << "did you mean " << (at_top ? "" : "--") << *near << "? ";
+    std::cerr << "All: fpsa" << (&command == &app ? "" : " " + command.get_name()) << " --help\n";
+  }
+  return kUsage;
+}
+
+int run(int argc, const char* const* argv) {
+  CLI::App app{"Video diffusion with FP8 and tile-sparse attention", "fpsa"};
+  app.require_subcommand(0, 1);  // "no command" is reported below, after unknown words
+  app.set_version_flag("--version", FPSA_VERSION);
+  fpsa::app::add_generate_command(app);
+  fpsa::app::add_info_command(app);
+  fpsa::app::add_compare_commands(app);
+  fpsa::app::add_train_command(app);
+
+  auto arguments = fpsa::app::with_dashes(argc, argv);
+  std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+  try {
+    app.parse(arguments);
+    FPSA_USAGE_CHECK(!app.get_subcommands().empty(), "command: expected one of generate, info, compare, sheet, train, ",
+                     "got none; all: fpsa --help");
+    return 0;
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ExtrasError&) {
+    auto unknown = app.remaining(true);
+    std::erase_if(unknown, [](const std::string& argument) { return argument.empty(); });
+    return report_unknown(app, unknown);
+  } catch (const CLI::ParseError& error) {
+    const auto& command = chosen_command(app);
+    std::cerr << "fpsa: error: " << error.what() << "; usage: fpsa"
+              << (&command == &app ? "" : " " + command.get_name()) << " --help\n";
+    return kUsage;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const fpsa::app::Interrupted& interrupted) {
+    std::cerr << "fpsa: interrupted\n";
+    return interrupted.exit_code();
+  } catch (const UsageError& error) {
+    std::cerr << "fpsa: error: " << error.what() << '\n';
+    return kUsage;
+  } catch (const std::bad_alloc&) {
+    std::cerr << "fpsa: error: out of memory; fewer frames, a smaller --size or --dtype bf16 need less\n";
+    return kFailed;
+  } catch (const std::exception& error) {
+    std::cerr << "fpsa: error: " << error.what() << '\n';
+    return kFailed;
+  }
+}

@@ -1,0 +1,121 @@
+#include "fpsa/app/memory_plan.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "fpsa/app/machine.h"
+#include "fpsa/base/check.h"
+
+namespace fpsa::app {
+namespace {
+
+// libtorch, codecs and allocator slack, measured on a run with a model of a few MB.
+constexpr int64_t kProgramBytes = int64_t{300} << 20;
+
+// One forward: the F32 residual stream and its normed copies, then whichever is larger of Q, K, V with the attention
+// output and of the feed-forward's hidden states.
+int64_t forward_bytes(const MemoryRequest& r) {
+  const int64_t tokens = r.batch * r.shape.grid.volume();
+  const int64_t dim = r.dit.dim();
+  const int64_t stream = 4 * dim * 4;
+  const int64_t layer = std::max(6 * dim, 2 * r.dit.ffn_dim + dim) * r.element_bytes;
+  return tokens * (stream + layer);
+}
+
+// One chunk of temporal_factor() frames at full resolution dominates: the widest convolution there holds its input
+// with two frames of past, its output, the normed copy and the residual; every convolution keeps two frames of past.
+int64_t chunk_bytes(const MemoryRequest& r, int64_t height, int64_t width) {
+  const auto& vae = r.vae;
+  const int64_t pixels = height * width;
+  const int64_t channels = vae.decoder_dim() * vae.dim_mult.front();
+  const int64_t frames = std::max<int64_t>(vae.temporal_factor(), 1);
+  const int64_t live = (4 * frames + 2) * channels;
+  const int64_t past = 2 * 2 * (vae.num_res_blocks + 1) * channels;
+  // Coarser levels hold a quarter of the pixels each with up to four times the channels: about half as much again.
+  return (live + past) * pixels * r.vae_element_bytes * 3 / 2;
+}
+
+}  // namespace
+
+int64_t MemoryPlan::peak_bytes() const {
+  return std::max({text_bytes, denoise_bytes, decode_bytes});
+}
+
+const char* MemoryPlan::peak_stage() const {
+  if (decode_bytes == peak_bytes()) return "VAE";
+  return denoise_bytes == peak_bytes() ? "denoising" : "text encoder";
+}
+
+MemoryPlan plan_memory(const MemoryRequest& r) {
+  MemoryPlan plan;
+  const int64_t pixels = r.shape.frames * r.shape.height * r.shape.width * 3;
+  plan.text_bytes = kProgramBytes + r.text_weight_bytes;
+  // Weights stay mapped until their stage is over; the VAE comes after the transformer is given back.
+  plan.denoise_bytes = kProgramBytes + r.dit_weight_bytes + forward_bytes(r);
+  plan.decode_bytes = kProgramBytes + r.vae_weight_bytes + 2 * pixels;
+  if (r.tiled_vae) {
+    // All tiles of the whole clip are kept as F32 pixels until they are blended; they overlap by a quarter per axis.
+    plan.decode_bytes += chunk_bytes(r, 256, 256) + 3 * pixels * 4;
+  } else {
+    plan.decode_bytes += chunk_bytes(r, r.shape.height, r.shape.width);
+  }
+  return plan;
+}
+
+void check_memory(const MemoryPlan& plan, const MemoryRequest& request, int64_t available_bytes) {
+  if (plan.peak_bytes() <= available_bytes) return;
+  // Each remedy is offered only where it lowers the peak, largest gain first.
+  struct Remedy {
+    std::string text;
+    int64_t peak;
+  };
+  std::vector<Remedy> remedies;
+  const auto consider = [&](std::string text, const MemoryRequest& changed) {
+    const auto peak = plan_memory(changed).peak_bytes();
+    if (peak < plan.peak_bytes()) remedies.push_back({std::move(text), peak});
+  };
+  if (request.element_bytes > 2) {
+    auto changed = request;
+    changed.element_bytes = 2;
+    changed.dit_weight_bytes /= 2;
+    changed.text_weight_bytes /= 2;
+    consider("--dtype bf16", changed);
+  }
+  if (request.batch > 1) {
+    auto changed = request;
+    changed.batch = 1;
+    consider("--cfg sequential", changed);
+  }
+  if (!request.tiled_vae) {
+    auto changed = request;
+    changed.tiled_vae = true;
+    consider("--vae-tiling on", changed);
+  }
+  if (request.vae_element_bytes > 2) {
+    auto changed = request;
+    changed.vae_element_bytes = 2;
+    consider("--vae-dtype bf16", changed);
+  }
+  auto smaller = request;
+  smaller.shape.grid.t = (request.shape.grid.t + 1) / 2;
+  smaller.shape.frames = (request.shape.frames + 1) / 2;
+  consider("half of --num-frames", smaller);
+  smaller = request;
+  smaller.shape.height /= 2;
+  smaller.shape.grid.y = (request.shape.grid.y + 1) / 2;
+  consider("half of --height", smaller);
+  if (request.text_weight_bytes > 0) {
+    auto changed = request;
+    changed.text_weight_bytes = 0;
+    consider("--prompt-embeds", changed);
+  }
+  std::stable_sort(remedies.begin(), remedies.end(), [](const auto& a, const auto& b) { return a.peak < b.peak; });
+  std::string text;
+  for (const auto& remedy : remedies)
+    text += (text.empty() ? "" : ", ") + remedy.text + " (" + bytes_text(remedy.peak) + ")";
+  throw Error(join("memory: expected about ", bytes_text(plan.peak_bytes()), " to be available for the ",
+                   plan.peak_stage(), ", got ", bytes_text(available_bytes),
+                   "; what helps: ", text.empty() ? "a smaller model" : text, "; --ignore-memory-check starts anyway"));
+}
+
+}  // namespace fpsa::app
