@@ -41,7 +41,8 @@ at::Tensor denoise(nn::Denoiser& model, nn::AttentionMethod& attention, const at
         guided_velocity(model, attention, input, negative, options.guidance_scale, options.guidance_run);
     latents = sampler->step(velocity, latents);
     FPSA_CHECK(at::isfinite(latents).all().item<bool>(), "latents are no longer finite after step ", step + 1, " of ",
-               options.steps, " (", at::isfinite(velocity).all().item<bool>() ? "the sampler" : "the model's prediction",
+               options.steps, " (",
+               at::isfinite(velocity).all().item<bool>() ? "the sampler" : "the model's prediction",
                " has NaN or infinity); check the weights' dtype, or try --dtype f32 and --attention dense");
     if (options.progress)
       options.progress(step + 1, options.steps, std::chrono::duration<double>(Clock::now() - begin).count());

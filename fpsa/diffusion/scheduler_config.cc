@@ -30,22 +30,24 @@ struct Fixed {
 
 const std::vector<Fixed>& fixed_keys(SamplerKind kind) {
   static const std::vector<Fixed> common = {
-      {"num_train_timesteps", 1000, 1000},        {"use_dynamic_shifting", false, false},
-      {"shift_terminal", nullptr, nullptr},       {"use_karras_sigmas", false, false},
-      {"use_exponential_sigmas", false, false},   {"use_beta_sigmas", false, false},
+      {"num_train_timesteps", 1000, 1000},      {"use_dynamic_shifting", false, false},
+      {"shift_terminal", nullptr, nullptr},     {"use_karras_sigmas", false, false},
+      {"use_exponential_sigmas", false, false}, {"use_beta_sigmas", false, false},
   };
   static const std::vector<Fixed> multistep = [] {
     std::vector<Fixed> keys = common;
-    for (const Fixed& key : {Fixed{"use_flow_sigmas", false, true}, Fixed{"prediction_type", "epsilon", "flow_prediction"},
-                             Fixed{"thresholding", false, false}, Fixed{"lower_order_final", true, true},
-                             Fixed{"final_sigmas_type", "zero", "zero"}})
+    for (const Fixed& key :
+         {Fixed{"use_flow_sigmas", false, true}, Fixed{"prediction_type", "epsilon", "flow_prediction"},
+          Fixed{"thresholding", false, false}, Fixed{"lower_order_final", true, true},
+          Fixed{"final_sigmas_type", "zero", "zero"}})
       keys.push_back(key);
     return keys;
   }();
   static const std::vector<Fixed> unipc = [] {
     std::vector<Fixed> keys = multistep;
-    for (const Fixed& key : {Fixed{"predict_x0", true, true}, Fixed{"solver_type", "bh2", "bh2"},
-                             Fixed{"solver_p", nullptr, nullptr}, Fixed{"disable_corrector", Json::array(), Json::array()}})
+    for (const Fixed& key :
+         {Fixed{"predict_x0", true, true}, Fixed{"solver_type", "bh2", "bh2"}, Fixed{"solver_p", nullptr, nullptr},
+          Fixed{"disable_corrector", Json::array(), Json::array()}})
       keys.push_back(key);
     return keys;
   }();
@@ -63,20 +65,29 @@ const std::vector<Fixed>& fixed_keys(SamplerKind kind) {
     return keys;
   }();
   switch (kind) {
-    case SamplerKind::kUniPc: return unipc;
-    case SamplerKind::kDpmpp2m: return dpmpp;
-    case SamplerKind::kEuler: break;
+    case SamplerKind::kUniPc:
+      return unipc;
+    case SamplerKind::kDpmpp2m:
+      return dpmpp;
+    case SamplerKind::kEuler:
+      break;
   }
   return euler;
 }
 
-const char* shift_key(SamplerKind kind) { return kind == SamplerKind::kEuler ? "shift" : "flow_shift"; }
+const char* shift_key(SamplerKind kind) {
+  return kind == SamplerKind::kEuler ? "shift" : "flow_shift";
+}
 
-const char* class_name(SamplerKind kind) { return kClasses[static_cast<size_t>(kind)].second; }
+const char* class_name(SamplerKind kind) {
+  return kClasses[static_cast<size_t>(kind)].second;
+}
 
 }  // namespace
 
-std::string_view sampler_name(SamplerKind kind) { return kNames[static_cast<size_t>(kind)].second; }
+std::string_view sampler_name(SamplerKind kind) {
+  return kNames[static_cast<size_t>(kind)].second;
+}
 
 SamplerKind sampler_from_name(std::string_view name) {
   for (const auto& [kind, known] : kNames)
@@ -109,7 +120,8 @@ SchedulerConfig SchedulerConfig::from_json(const Json& json) {
   config.shift = shift.get<double>();
   if (config.sampler != SamplerKind::kEuler) {
     const Json order = json.value("solver_order", Json(2));
-    FPSA_CHECK(order.is_number_integer(), "scheduler config: 'solver_order' must be an integer, received ", order.dump());
+    FPSA_CHECK(order.is_number_integer(), "scheduler config: 'solver_order' must be an integer, received ",
+               order.dump());
     config.order = order.get<int64_t>();
   }
   config.check();
@@ -119,7 +131,8 @@ SchedulerConfig SchedulerConfig::from_json(const Json& json) {
 Json SchedulerConfig::to_json() const {
   check();
   Json json = {{"_class_name", class_name(sampler)}, {"_diffusers_version", "0.42.1"}, {shift_key(sampler), shift}};
-  for (const Fixed& fixed : fixed_keys(sampler)) json[fixed.key] = fixed.required;
+  for (const Fixed& fixed : fixed_keys(sampler))
+    json[fixed.key] = fixed.required;
   if (sampler == SamplerKind::kDpmpp2m) json.erase("shift_terminal");  // not a key of that class
   if (sampler != SamplerKind::kEuler) json["solver_order"] = order;
   return json;

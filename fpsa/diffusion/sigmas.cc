@@ -23,7 +23,9 @@ T shifted(T sigma, T shift) {
 }
 
 // The multistep schedulers tell the model whole timesteps.
-float whole(double timestep) { return static_cast<float>(std::trunc(timestep)); }
+float whole(double timestep) {
+  return static_cast<float>(std::trunc(timestep));
+}
 
 void append_unipc(Sigmas& out, double shift, int64_t steps) {
   for (int64_t i = 0; i < steps; ++i) {
@@ -65,9 +67,15 @@ Sigmas make_sigmas(const SchedulerConfig& config, int64_t steps) {
              ", received ", steps);
   Sigmas out;
   switch (config.sampler) {
-    case SamplerKind::kUniPc: append_unipc(out, config.shift, steps); break;
-    case SamplerKind::kDpmpp2m: append_dpmpp(out, config.shift, steps); break;
-    case SamplerKind::kEuler: append_euler(out, config.shift, steps); break;
+    case SamplerKind::kUniPc:
+      append_unipc(out, config.shift, steps);
+      break;
+    case SamplerKind::kDpmpp2m:
+      append_dpmpp(out, config.shift, steps);
+      break;
+    case SamplerKind::kEuler:
+      append_euler(out, config.shift, steps);
+      break;
   }
   out.sigmas.push_back(0.0F);
   return out;

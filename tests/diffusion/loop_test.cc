@@ -138,7 +138,8 @@ TEST(Samplers, ConstantDataEstimateIsReachedExactly) {
       auto sampler = make_sampler({.sampler = kind, .shift = 3.0, .order = 2}, steps);
       at::Tensor data = at::full({4}, 0.75);
       at::Tensor x = at::tensor({-1.0F, 0.0F, 1.0F, 2.0F});
-      for (int64_t i = 0; i < steps; ++i) x = sampler->step((x - data) / sampler->sigmas().sigmas[i], x);
+      for (int64_t i = 0; i < steps; ++i)
+        x = sampler->step((x - data) / sampler->sigmas().sigmas[i], x);
       EXPECT_TRUE(at::allclose(x, data, 1e-5, 1e-5)) << sampler_name(kind) << ", " << steps << " steps: " << x;
     }
   }
@@ -152,7 +153,8 @@ TEST(Samplers, LevelsFallToZero) {
       ASSERT_EQ(s.sigmas.size(), static_cast<size_t>(steps + 1));
       EXPECT_LE(s.sigmas.front(), 1.0F);
       EXPECT_EQ(s.sigmas.back(), 0.0F);
-      for (int64_t i = 0; i < steps; ++i) EXPECT_GT(s.sigmas[i], s.sigmas[i + 1]);
+      for (int64_t i = 0; i < steps; ++i)
+        EXPECT_GT(s.sigmas[i], s.sigmas[i + 1]);
     }
   }
 }

@@ -54,7 +54,8 @@ def parity(tmp_path):
     """
 
     def run(case, config, tensors, check=True):
-        config_path, in_path, out_path = tmp_path / "config.json", tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+        config_path, in_path = tmp_path / "config.json", tmp_path / "in.safetensors"
+        out_path = tmp_path / "out.safetensors"
         config_path.write_text(json.dumps(config))
         # Contiguous copies: safetensors refuses tensors that share memory.
         save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, in_path)

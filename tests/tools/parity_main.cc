@@ -51,7 +51,8 @@ int main(int argc, char** argv) {
   using namespace fpsa;
   try {
     if (argc == 2 && std::string(argv[1]) == "--list") {
-      for (const auto& [name, run] : parity::cases()) std::cout << name << "\n";
+      for (const auto& [name, run] : parity::cases())
+        std::cout << name << "\n";
       return 0;
     }
     FPSA_CHECK(argc == 5, "usage: fpsa_parity <case> <config.json> <in.safetensors> <out.safetensors> | --list");

@@ -12,9 +12,9 @@
 namespace fpsa::parity {
 namespace {
 
-// {"runs": [{"scheduler": scheduler_config.json, "steps": n}, ...]}, initial -> per run i: "i.sigmas", "i.timesteps" and
-// "i.samples" [n, ...], the samples after every step under the velocity field tanh(3 x + t / 500) + x / 2, which the
-// oracle knows too.
+// {"runs": [{"scheduler": scheduler_config.json, "steps": n}, ...]}, initial -> per run i: "i.sigmas", "i.timesteps"
+// and "i.samples" [n, ...], the samples after every step under the velocity field tanh(3 x + t / 500) + x / 2, which
+// the oracle knows too.
 void trajectory(const nlohmann::json& config, const nn::TensorMap& in, nn::TensorMap& out) {
   at::NoGradGuard guard;
   const nlohmann::json& runs = config.at("runs");
@@ -46,8 +46,8 @@ void scheduler(const nlohmann::json& config, const nn::TensorMap&, nn::TensorMap
 void noise(const nlohmann::json& config, const nn::TensorMap&, nn::TensorMap& out) {
   const nlohmann::json& runs = config.at("runs");
   for (size_t i = 0; i < runs.size(); ++i)
-    out[std::to_string(i)] = diffusion::make_noise(runs[i].at("seed").get<uint64_t>(),
-                                                   runs[i].at("shape").get<std::array<int64_t, 4>>());
+    out[std::to_string(i)] =
+        diffusion::make_noise(runs[i].at("seed").get<uint64_t>(), runs[i].at("shape").get<std::array<int64_t, 4>>());
 }
 
 // {"transformer", "scheduler", "steps", "guidance_scale", "sequential"}, initial, text, negative -> final
@@ -61,8 +61,8 @@ void denoise(const nlohmann::json& config, const nn::TensorMap& in, nn::TensorMa
   options.scheduler = diffusion::SchedulerConfig::from_json(config.at("scheduler"));
   options.steps = config.at("steps").get<int64_t>();
   options.guidance_scale = config.at("guidance_scale").get<double>();
-  options.guidance_run = config.value("sequential", false) ? diffusion::GuidanceRun::kSequential
-                                                           : diffusion::GuidanceRun::kBatched;
+  options.guidance_run =
+      config.value("sequential", false) ? diffusion::GuidanceRun::kSequential : diffusion::GuidanceRun::kBatched;
   at::Tensor negative = options.guidance_scale > 1.0 ? need(in, "negative") : at::Tensor();
   out["final"] = diffusion::denoise(dit, *method, need(in, "initial"), need(in, "text"), negative, options);
 }

@@ -18,7 +18,9 @@ constexpr double kLongestPeriod = 10000.0;
 // last-level cache holds, where a whole 480p video would need 587 MB.
 constexpr int64_t kFeedForwardRows = 2048;
 
-nn::Init xavier(int64_t in, int64_t out) { return nn::Init::uniform(std::sqrt(6.0 / static_cast<double>(in + out))); }
+nn::Init xavier(int64_t in, int64_t out) {
+  return nn::Init::uniform(std::sqrt(6.0 / static_cast<double>(in + out)));
+}
 
 nn::Linear xavier_linear(const nn::Scope& scope, int64_t in, int64_t out) {
   return nn::Linear(scope, in, out, /*has_bias=*/true, /*keep_f32=*/false, xavier(in, out));
@@ -28,9 +30,13 @@ nn::Linear embedder_linear(const nn::Scope& scope, int64_t in, int64_t out, bool
   return nn::Linear(scope, in, out, /*has_bias=*/true, keep_f32, nn::Init::normal(kEmbedderStd));
 }
 
-at::ScalarType wide_type(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType wide_type(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
 
-bool differentiating() { return c10::GradMode::is_enabled(); }
+bool differentiating() {
+  return c10::GradMode::is_enabled();
+}
 
 // Attention over few keys, each standing for several equal ones: exp(s + log n) = n exp(s). Plain tensor operations,
 // so autograd differentiates it. q [B, Lq, H, D]; k, v [B, Lk, H, D]; multiplicity [B, Lk].
@@ -50,9 +56,9 @@ std::vector<at::Tensor> modulation_rows(const at::Tensor& table, const at::Tenso
 }  // namespace
 
 struct WanDit::Conditions {
-  at::Tensor time;  // [1 or B, 6, dim], wide: what the timestep adds to every layer's modulation
-  at::Tensor text;  // [B, Lt, dim], compute dtype
-  at::Tensor rope;  // [L, 1, D/2] complex
+  at::Tensor time;               // [1 or B, 6, dim], wide: what the timestep adds to every layer's modulation
+  at::Tensor text;               // [B, Lt, dim], compute dtype
+  at::Tensor rope;               // [L, 1, D/2] complex
   at::Tensor text_multiplicity;  // [B, Lt] or undefined
 };
 
@@ -63,9 +69,9 @@ WanDit::WanDit(const DitConfig& config, const nn::Scope& scope) : config_(config
   const double modulation_std = 1.0 / std::sqrt(static_cast<double>(dim));
 
   nn::Scope patch = scope / "patch_embedding";
-  patch_weight_ = patch.param("weight",
-                              {dim, config_.in_channels, config_.patch_size[0], config_.patch_size[1], config_.patch_size[2]},
-                              xavier(patch_in, dim));
+  patch_weight_ = patch.param(
+      "weight", {dim, config_.in_channels, config_.patch_size[0], config_.patch_size[1], config_.patch_size[2]},
+      xavier(patch_in, dim));
   patch_bias_ = patch.param("bias", {dim});
 
   nn::Scope embedder = scope / "condition_embedder";
@@ -93,8 +99,7 @@ WanDit::WanDit(const DitConfig& config, const nn::Scope& scope) : config_(config
 
   head_ = nn::Linear(scope / "proj_out", dim, config_.out_channels * config_.patch_volume(), /*has_bias=*/true,
                      /*keep_f32=*/false, nn::Init::zeros());
-  head_modulation_ =
-      scope.param("scale_shift_table", {1, 2, dim}, nn::Init::normal(modulation_std), /*keep_f32=*/true);
+  head_modulation_ = scope.param("scale_shift_table", {1, 2, dim}, nn::Init::normal(modulation_std), /*keep_f32=*/true);
   compute_dtype_ = layers_.front().self.q.weight.scalar_type();
 }
 
@@ -118,13 +123,13 @@ void WanDit::set_compute_dtype(at::ScalarType dtype) {
 
 void WanDit::check_input(const nn::DenoiserInput& input) const {
   const auto& [pt, py, px] = config_.patch_size;
-  FPSA_CHECK(input.latents.dim() == 5 && input.latents.size(1) == config_.in_channels,
-             "latents must have shape [B, ", config_.in_channels, ", T, H, W], received ", input.latents.sizes());
+  FPSA_CHECK(input.latents.dim() == 5 && input.latents.size(1) == config_.in_channels, "latents must have shape [B, ",
+             config_.in_channels, ", T, H, W], received ", input.latents.sizes());
   const auto sizes = input.latents.sizes();
-  FPSA_CHECK(sizes[2] >= 1 && sizes[3] >= 1 && sizes[4] >= 1 && sizes[2] % pt == 0 && sizes[3] % py == 0 &&
-                 sizes[4] % px == 0,
-             "latents' (T, H, W) must be multiples of the patch (", pt, ", ", py, ", ", px, "), received (", sizes[2],
-             ", ", sizes[3], ", ", sizes[4], "); choose a height and width that divide evenly");
+  FPSA_CHECK(
+      sizes[2] >= 1 && sizes[3] >= 1 && sizes[4] >= 1 && sizes[2] % pt == 0 && sizes[3] % py == 0 && sizes[4] % px == 0,
+      "latents' (T, H, W) must be multiples of the patch (", pt, ", ", py, ", ", px, "), received (", sizes[2], ", ",
+      sizes[3], ", ", sizes[4], "); choose a height and width that divide evenly");
   const int64_t longest = std::max({sizes[2] / pt, sizes[3] / py, sizes[4] / px});
   FPSA_CHECK(longest <= config_.rope_max_seq_len, "the token grid has an axis of ", longest,
              " tokens; this model's positions end at ", config_.rope_max_seq_len, "; make the video smaller");
@@ -138,7 +143,8 @@ void WanDit::check_input(const nn::DenoiserInput& input) const {
 // Sinusoids of the timestep (cosines first) through the time embedder: [B, dim], wide.
 at::Tensor WanDit::time_states(const at::Tensor& timestep) const {
   const int64_t half = config_.freq_dim / 2;
-  at::Tensor frequencies = at::exp(at::arange(half, at::kFloat) * (-std::log(kLongestPeriod)) / static_cast<double>(half));
+  at::Tensor frequencies =
+      at::exp(at::arange(half, at::kFloat) * (-std::log(kLongestPeriod)) / static_cast<double>(half));
   at::Tensor angles = timestep.to(at::kFloat).unsqueeze(1) * frequencies.unsqueeze(0);
   at::Tensor states = at::cat({at::cos(angles), at::sin(angles)}, -1).to(wide_type(compute_dtype_));
   return time_out_(at::silu(time_in_(states)));
@@ -239,8 +245,9 @@ DitOutput WanDit::forward(const nn::DenoiserInput& input, nn::AttentionMethod& a
   DitOutput out;
   at::Tensor x = patchify(input.latents).to(wide);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    x = run_layer(layers_[i], std::move(x), conditions, attention,
-                  {.layer = i, .num_layers = config_.num_layers, .step = input.step, .num_steps = input.num_steps, .grid = grid});
+    x = run_layer(
+        layers_[i], std::move(x), conditions, attention,
+        {.layer = i, .num_layers = config_.num_layers, .step = input.step, .num_steps = input.num_steps, .grid = grid});
     if (i == options.tap_layer) out.tap = differentiating() ? x : x.clone();
   }
   const auto modulation = modulation_rows(head_modulation_, time.unsqueeze(1));

@@ -11,6 +11,8 @@ constexpr const char* kClassName = "WanTransformer3DModel";
 constexpr const char* kQkNorm = "rms_norm_across_heads";
 // No real model comes near: a larger value is a broken file, and products of sizes stay far from overflow.
 constexpr int64_t kLargestSize = 1 << 20;
+constexpr int64_t kMostLayers = 1024;
+constexpr int64_t kLargestPatch = 64;
 
 int64_t read_size(const nlohmann::json& value, const std::string& key) {
   FPSA_CHECK(value.is_number_integer() && value >= 1 && value <= kLargestSize, "transformer config: '", key,
@@ -21,8 +23,9 @@ int64_t read_size(const nlohmann::json& value, const std::string& key) {
 void refuse_foreign(const std::string& key, const nlohmann::json& value) {
   if (value.is_null()) return;
   for (const char* i2v : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"})
-    FPSA_CHECK(key != i2v, "transformer config: '", key, "' is ", value.dump(),
-               ", so this is an image-to-video (I2V) model, which is not supported; use a text-to-video (T2V) checkpoint");
+    FPSA_CHECK(
+        key != i2v, "transformer config: '", key, "' is ", value.dump(),
+        ", so this is an image-to-video (I2V) model, which is not supported; use a text-to-video (T2V) checkpoint");
   FPSA_CHECK(key.rfind("vace_", 0) != 0, "transformer config: '", key,
              "' marks a VACE model, which is not supported; use a text-to-video (T2V) checkpoint");
   FPSA_CHECK(false, "transformer config: unknown key '", key, "' with value ", value.dump(),
@@ -45,9 +48,10 @@ DitConfig DitConfig::from_json(const nlohmann::json& json) {
   for (const auto& [key, value] : json.items()) {
     if (key.rfind('_', 0) == 0) continue;  // the library's own notes: class, version, origin
     if (key == "patch_size") {
-      FPSA_CHECK(value.is_array() && value.size() == 3, "transformer config: 'patch_size' must be 3 integers (T, H, W), ",
-                 "received ", value.dump());
-      for (size_t axis = 0; axis < 3; ++axis) config.patch_size[axis] = read_size(value[axis], key);
+      FPSA_CHECK(value.is_array() && value.size() == 3,
+                 "transformer config: 'patch_size' must be 3 integers (T, H, W), ", "received ", value.dump());
+      for (size_t axis = 0; axis < 3; ++axis)
+        config.patch_size[axis] = read_size(value[axis], key);
     } else if (key == "num_attention_heads") {
       config.num_attention_heads = read_size(value, key);
     } else if (key == "attention_head_dim") {
@@ -107,10 +111,17 @@ nlohmann::json DitConfig::to_json() const {
 }
 
 void DitConfig::check() const {
-  for (int64_t size : {patch_size[0], patch_size[1], patch_size[2], num_attention_heads, attention_head_dim, in_channels,
-                       out_channels, text_dim, freq_dim, ffn_dim, num_layers, rope_max_seq_len})
+  for (int64_t size : {patch_size[0], patch_size[1], patch_size[2], num_attention_heads, attention_head_dim,
+                       in_channels, out_channels, text_dim, freq_dim, ffn_dim, num_layers, rope_max_seq_len})
     FPSA_CHECK(size >= 1 && size <= kLargestSize, "transformer config: every size must be from 1 to ", kLargestSize,
                ", received ", size);
+  FPSA_CHECK(num_layers <= kMostLayers, "transformer config: 'num_layers' must be at most ", kMostLayers,
+             ", received ", num_layers);
+  for (int64_t size : patch_size)
+    FPSA_CHECK(size <= kLargestPatch, "transformer config: 'patch_size' must be at most ", kLargestPatch,
+               " along each axis, received ", size);
+  FPSA_CHECK(dim() <= kLargestSize, "transformer config: 'num_attention_heads' * 'attention_head_dim' must be at most ",
+             kLargestSize, ", received ", num_attention_heads, " * ", attention_head_dim);
   FPSA_CHECK(attention_head_dim % 2 == 0, "transformer config: 'attention_head_dim' must be even, because rotary ",
              "embedding turns pairs; received ", attention_head_dim);
   FPSA_CHECK(freq_dim % 2 == 0, "transformer config: 'freq_dim' must be even (cosines and sines); received ", freq_dim);

@@ -45,7 +45,9 @@ T* out(const at::Tensor& t, T*) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-at::Tensor contiguous_f32(const at::Tensor& t) { return t.to(at::kFloat).contiguous(); }
+at::Tensor contiguous_f32(const at::Tensor& t) {
+  return t.to(at::kFloat).contiguous();
+}
 
 // The table as cos, sin, cos, sin ... F32; empty without one, since autograd takes no undefined argument.
 at::Tensor real_table(const at::Tensor& table) {
@@ -88,8 +90,8 @@ class NormHeads : public torch::autograd::Function<NormHeads> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor& x = saved[0];
-    const rows::NormHeads p = norm_heads_args(x, saved[1], saved[2], ctx->saved_data["eps"].toDouble(),
-                                              ctx->saved_data["heads"].toInt());
+    const rows::NormHeads p =
+        norm_heads_args(x, saved[1], saved[2], ctx->saved_data["eps"].toDouble(), ctx->saved_data["heads"].toInt());
     at::Tensor grad = grads[0].to(x.scalar_type()).contiguous();
     at::Tensor dx = at::empty_like(x);
     at::Tensor partials = at::zeros({kPartials, p.width}, at::kFloat);
@@ -160,7 +162,8 @@ class ModulatedNorm : public torch::autograd::Function<ModulatedNorm> {
         }
       });
     });
-    return {dx, modulation_gradient(partials[0], scale), modulation_gradient(partials[1], shift), Variable(), Variable()};
+    return {dx, modulation_gradient(partials[0], scale), modulation_gradient(partials[1], shift), Variable(),
+            Variable()};
   }
 };
 
@@ -196,7 +199,8 @@ class AddGated : public torch::autograd::Function<AddGated> {
           const int64_t b = i / kPartials, part = i % kPartials;
           rows::add_gated_backward(grad.const_data_ptr<float>(), in(y, type), of_sample(gate, b), out(dy, type),
                                    partials.mutable_data_ptr<float>() + i * width, width,
-                                   b * length + length * part / kPartials, b * length + length * (part + 1) / kPartials);
+                                   b * length + length * part / kPartials,
+                                   b * length + length * (part + 1) / kPartials);
         }
       });
     });
@@ -239,7 +243,8 @@ at::Tensor modulated_norm(const at::Tensor& x, const at::Tensor& scale, const at
   if (!fusable(x, x.size(2)) || x.scalar_type() != at::kFloat || !known)
     return modulated_norm_composed(x, scale, shift, eps, dtype);
   if (c10::GradMode::is_enabled())
-    return ModulatedNorm::apply(x.contiguous(), scale.contiguous(), shift.contiguous(), eps, static_cast<int64_t>(dtype));
+    return ModulatedNorm::apply(x.contiguous(), scale.contiguous(), shift.contiguous(), eps,
+                                static_cast<int64_t>(dtype));
   return modulated_norm_forward(x.contiguous(), scale.contiguous(), shift.contiguous(), eps, dtype);
 }
 

@@ -14,7 +14,8 @@ namespace fpsa::models::wan {
 /// RMSNorm over the full width, split into heads, then (with a table) the rotation of rope_table().
 ///   Shapes    x [B, L, H*D]; weight [H*D]; table [L, 1, D/2] complex or undefined; out [B, L, H, D]
 ///   Numerics  out has x's dtype
-at::Tensor norm_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads, const at::Tensor& table);
+at::Tensor norm_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
+                      const at::Tensor& table);
 
 /// LayerNorm(x) * scale + shift.
 ///   Shapes    x [B, L, C] F32 or F64; scale, shift [1 or B, 1, C]; out [B, L, C] of `dtype`

@@ -26,7 +26,9 @@ FPSA_INLINE F32x16 load(const Bf16* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return (F32x16)(__builtin_convertvector(v, U32x16) << 16);
 }
-FPSA_INLINE void store(float* p, F32x16 v) { __builtin_memcpy(p, &v, sizeof v); }
+FPSA_INLINE void store(float* p, F32x16 v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
 FPSA_INLINE void store(Bf16* p, F32x16 v) {  // round to nearest even; NaN stays NaN
   U32x16 bits = (U32x16)v;
   U32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -109,7 +111,8 @@ struct Moments {
 
 FPSA_INLINE Moments moments(const float* in, int64_t width, float eps) {
   F32x16 total = {}, squares = {};
-  for (int64_t i = 0; i < width; i += kLanes) total += load(in + i);
+  for (int64_t i = 0; i < width; i += kLanes)
+    total += load(in + i);
   const float mean = sum(total) / static_cast<float>(width);
   for (int64_t i = 0; i < width; i += kLanes) {
     F32x16 v = load(in + i) - mean;
@@ -180,28 +183,28 @@ FPSA_INLINE void add_gated_backward_body(const float* grad, const T* y, const fl
 
 }  // namespace
 
-#define FPSA_ENTRIES(T)                                                                                                \
-  FPSA_CLONES void norm_heads(const NormHeads& p, const T* x, T* out, int64_t begin, int64_t end) noexcept {           \
-    norm_heads_body(p, x, out, begin, end);                                                                            \
-  }                                                                                                                    \
-  FPSA_CLONES void norm_heads_backward(const NormHeads& p, const T* x, const T* grad, T* dx, float* dweight,           \
-                                       int64_t begin, int64_t end) noexcept {                                          \
-    norm_heads_backward_body(p, x, grad, dx, dweight, begin, end);                                                     \
-  }                                                                                                                    \
-  FPSA_CLONES void modulate(const Modulate& p, const float* x, T* out, int64_t begin, int64_t end) noexcept {          \
-    modulate_body(p, x, out, begin, end);                                                                              \
-  }                                                                                                                    \
-  FPSA_CLONES void modulate_backward(const Modulate& p, const float* x, const T* grad, float* dx, float* dscale,       \
-                                     float* dshift, int64_t begin, int64_t end) noexcept {                             \
-    modulate_backward_body(p, x, grad, dx, dscale, dshift, begin, end);                                                \
-  }                                                                                                                    \
-  FPSA_CLONES void add_gated(const float* x, const T* y, const float* gate, float* out, int64_t width, int64_t begin,  \
-                             int64_t end) noexcept {                                                                   \
-    add_gated_body(x, y, gate, out, width, begin, end);                                                                \
-  }                                                                                                                    \
-  FPSA_CLONES void add_gated_backward(const float* grad, const T* y, const float* gate, T* dy, float* dgate,           \
-                                      int64_t width, int64_t begin, int64_t end) noexcept {                            \
-    add_gated_backward_body(grad, y, gate, dy, dgate, width, begin, end);                                              \
+#define FPSA_ENTRIES(T)                                                                                               \
+  FPSA_CLONES void norm_heads(const NormHeads& p, const T* x, T* out, int64_t begin, int64_t end) noexcept {          \
+    norm_heads_body(p, x, out, begin, end);                                                                           \
+  }                                                                                                                   \
+  FPSA_CLONES void norm_heads_backward(const NormHeads& p, const T* x, const T* grad, T* dx, float* dweight,          \
+                                       int64_t begin, int64_t end) noexcept {                                         \
+    norm_heads_backward_body(p, x, grad, dx, dweight, begin, end);                                                    \
+  }                                                                                                                   \
+  FPSA_CLONES void modulate(const Modulate& p, const float* x, T* out, int64_t begin, int64_t end) noexcept {         \
+    modulate_body(p, x, out, begin, end);                                                                             \
+  }                                                                                                                   \
+  FPSA_CLONES void modulate_backward(const Modulate& p, const float* x, const T* grad, float* dx, float* dscale,      \
+                                     float* dshift, int64_t begin, int64_t end) noexcept {                            \
+    modulate_backward_body(p, x, grad, dx, dscale, dshift, begin, end);                                               \
+  }                                                                                                                   \
+  FPSA_CLONES void add_gated(const float* x, const T* y, const float* gate, float* out, int64_t width, int64_t begin, \
+                             int64_t end) noexcept {                                                                  \
+    add_gated_body(x, y, gate, out, width, begin, end);                                                               \
+  }                                                                                                                   \
+  FPSA_CLONES void add_gated_backward(const float* grad, const T* y, const float* gate, T* dy, float* dgate,          \
+                                      int64_t width, int64_t begin, int64_t end) noexcept {                           \
+    add_gated_backward_body(grad, y, gate, dy, dgate, width, begin, end);                                             \
   }
 
 FPSA_ENTRIES(float)

@@ -11,7 +11,8 @@ namespace fpsa::models::wan::rows {
 enum class Bf16 : uint16_t {};
 
 /// RMSNorm of whole rows, times weight [width], then in every head of `head_dim` (a multiple of 16) the rotation of
-/// neighbouring pairs by `turns`: cos, sin, cos, sin ... [length, head_dim], row r of x using row r % length; null: none.
+/// neighbouring pairs by `turns`: cos, sin, cos, sin ... [length, head_dim], row r of x using row r % length; null:
+/// none.
 struct NormHeads {
   const float* weight;
   const float* turns;
@@ -21,8 +22,8 @@ struct NormHeads {
 void norm_heads(const NormHeads& p, const float* x, float* out, int64_t begin, int64_t end) noexcept;
 void norm_heads(const NormHeads& p, const Bf16* x, Bf16* out, int64_t begin, int64_t end) noexcept;
 /// dx of rows [begin, end) and adds their share to dweight [width].
-void norm_heads_backward(const NormHeads& p, const float* x, const float* grad, float* dx, float* dweight, int64_t begin,
-                         int64_t end) noexcept;
+void norm_heads_backward(const NormHeads& p, const float* x, const float* grad, float* dx, float* dweight,
+                         int64_t begin, int64_t end) noexcept;
 void norm_heads_backward(const NormHeads& p, const Bf16* x, const Bf16* grad, Bf16* dx, float* dweight, int64_t begin,
                          int64_t end) noexcept;
 

@@ -31,7 +31,9 @@ double error(const at::Tensor& got, const at::Tensor& expected) {
 }
 
 // F32: sums of up to a few thousand terms in another order. BF16: one rounding may fall to the other side (2^-8).
-double allowed(at::ScalarType dtype) { return dtype == at::kFloat ? 1e-5 : std::ldexp(1.0, -8); }
+double allowed(at::ScalarType dtype) {
+  return dtype == at::kFloat ? 1e-5 : std::ldexp(1.0, -8);
+}
 
 using Pass = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
 

@@ -47,11 +47,11 @@ DitConfig small() {
 
 // Trained-like values: the head and the biases start at zero, which would hide everything behind them.
 struct Model {
-  explicit Model(const DitConfig& config, uint64_t seed = 1)
-      : source(seed), dit(config, nn::Scope(source)) {
+  explicit Model(const DitConfig& config, uint64_t seed = 1) : source(seed), dit(config, nn::Scope(source)) {
     at::NoGradGuard guard;
     at::Generator generator = at::detail::createCPUGenerator(seed + 1);
-    for (auto& [name, tensor] : source.tensors) tensor.add_(at::randn(tensor.sizes(), generator, at::kFloat) * 0.1);
+    for (auto& [name, tensor] : source.tensors)
+      tensor.add_(at::randn(tensor.sizes(), generator, at::kFloat) * 0.1);
   }
   nn::RandomInit source;
   WanDit dit;
@@ -180,9 +180,11 @@ TEST(WanDit, GradientMatchesFiniteDifferences) {
     }
     const double h = 1e-2;
     auto shifted = [&](double amount) {
-      for (auto& [name, tensor] : model.source.tensors) tensor.add_(direction[name], amount);
+      for (auto& [name, tensor] : model.source.tensors)
+        tensor.add_(direction[name], amount);
       const double value = loss().item<double>();
-      for (auto& [name, tensor] : model.source.tensors) tensor.sub_(direction[name], amount);
+      for (auto& [name, tensor] : model.source.tensors)
+        tensor.sub_(direction[name], amount);
       return value;
     };
     const double measured = (shifted(h) - shifted(-h)) / (2 * h);
@@ -216,7 +218,8 @@ TEST(Rope, SplitCoversTheHead) {
   for (int64_t dim = 2; dim <= 256; dim += 2) {
     const auto split = rope_split(dim);
     EXPECT_EQ(split[0] + split[1] + split[2], dim);
-    for (int64_t part : split) EXPECT_EQ(part % 2, 0);
+    for (int64_t part : split)
+      EXPECT_EQ(part % 2, 0);
   }
   EXPECT_EQ(rope_split(128), (std::array<int64_t, 3>{44, 42, 42}));
 }
