@@ -166,24 +166,27 @@ TEST_P(AttentionFwdTable, LargeScoresDoNotOverflow) {
     EXPECT_TRUE(std::isfinite(x));
 }
 
+// Payloads too: a NaN with low bits set must not become a number where 2^x works on bits.
 TEST_P(AttentionFwdTable, ANanScoreMakesItsRowNan) {
-  AttentionCase test(entry().dtype, 6, 7, 90, 24);
-  const size_t at = static_cast<size_t>(test.query_index[2] * test.stride + 5);
-  if (entry().dtype == Dtype::kF32) {
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    std::memcpy(test.q.data() + at * 4, &nan, 4);
-  } else if (entry().dtype == Dtype::kBf16) {
-    const uint16_t nan = 0x7fc0;
-    std::memcpy(test.q.data() + at * 2, &nan, 2);
-  } else {
-    test.q[at] = numeric::kE4m3Nan;
+  for (const uint32_t nan : {0x7fc00000u, 0x7fc00001u, 0xffc00001u, 0x7f800001u, 0x7fc10000u, 0x7fffffffu}) {
+    SCOPED_TRACE(join("bits ", nan));
+    AttentionCase test(entry().dtype, 6, 7, 90, 24);
+    const size_t at = static_cast<size_t>(test.query_index[2] * test.stride + 5);
+    // The upper half of 0x7f800001 would be infinity.
+    const uint16_t bf16 = static_cast<uint16_t>(nan >> 16 | (nan & 1));
+    if (entry().dtype == Dtype::kF32)
+      std::memcpy(test.q.data() + at * 4, &nan, 4);
+    else if (entry().dtype == Dtype::kBf16)
+      std::memcpy(test.q.data() + at * 2, &bf16, 2);
+    else
+      test.q[at] = nan >> 31 ? 0x80 | numeric::kE4m3Nan : numeric::kE4m3Nan;
+    const KeyRange all{0, 90};
+    bool clean = false;
+    const auto got = run_entry(entry().kernel, test, {0, 7, &all, 1}, clean);
+    for (int32_t i = 0; i < 7; ++i)
+      for (size_t d = 0; d < 24; ++d)
+        EXPECT_EQ(std::isnan(got.out[static_cast<size_t>(test.query_index[static_cast<size_t>(i)]) * 24 + d]), i == 2);
   }
-  const KeyRange all{0, 90};
-  bool clean = false;
-  const auto got = run_entry(entry().kernel, test, {0, 7, &all, 1}, clean);
-  for (int32_t i = 0; i < 7; ++i)
-    for (size_t d = 0; d < 24; ++d)
-      EXPECT_EQ(std::isnan(got.out[static_cast<size_t>(test.query_index[static_cast<size_t>(i)]) * 24 + d]), i == 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Entries, AttentionFwdTable, testing::Range<size_t>(0, attention_fwd_entries().size()),

@@ -10,7 +10,7 @@ namespace {
 // Below -125 the result stays near 2^-125: nothing beside a largest term of at least 1/2. NaN stays NaN.
 template <class V>
 typename V::F exp2_rest(typename V::F& magic, typename V::F x) {
-  const auto kMagic = V::set1(0x1.8p23f);
+  const auto kMagic = V::set1(0x1.8p23f + 127.0f);  // also biases the exponent for scale_by_magic
   x = V::max(V::set1(-125.0f), x);
   magic = V::add(x, kMagic);
   return V::sub(x, V::sub(magic, kMagic));

@@ -39,9 +39,10 @@ struct Avx2 {
     r = _mm_add_ps(r, _mm_movehl_ps(r, r));
     return _mm_cvtss_f32(_mm_add_ss(r, _mm_shuffle_ps(r, r, 1)));
   }
-  // Multiplies by 2^n, n being the integer in the low bits of a float that had 1.5 * 2^23 added.
+  // Multiplies by 2^n, n + 127 being the integer in the low bits of `n`, a float that had 1.5 * 2^23 + 127 added.
+  // A multiplication, because adding to the exponent would turn some NaNs into numbers.
   static F scale_by_magic(F x, F n) {
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
+    return mul(x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n), 23)));
   }
   // Nearest E4M3 value of x in [0, 448]: adding 2^20 times the power of two below x (at least 2^-6) leaves three
   // mantissa bits, rounded to nearest even.

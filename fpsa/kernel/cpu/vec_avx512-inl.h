@@ -27,9 +27,10 @@ struct Avx512 {
   static bool any_greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
   static float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
   static float reduce_add(F x) { return _mm512_reduce_add_ps(x); }
-  // Multiplies by 2^n, n being the integer in the low bits of a float that had 1.5 * 2^23 added.
+  // Multiplies by 2^n, n + 127 being the integer in the low bits of `n`, a float that had 1.5 * 2^23 + 127 added.
+  // A multiplication, because adding to the exponent would turn some NaNs into numbers.
   static F scale_by_magic(F x, F n) {
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
+    return mul(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n), 23)));
   }
   // Nearest E4M3 value of x in [0, 448]: adding 2^20 times the power of two below x (at least 2^-6) leaves three
   // mantissa bits, rounded to nearest even.
