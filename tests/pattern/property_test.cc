@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <ostream>
 
 #include "fpsa/base/check.h"
@@ -87,17 +87,18 @@ TEST_P(EveryPattern, IsTheSameEveryTime) {
   EXPECT_EQ(GetParam().make({21, 30, 52}, {6, 8, 8}, params), GetParam().make({21, 30, 52}, {6, 8, 8}, params));
 }
 
-// 100 ms is far above what a Release build needs (under 10 ms) and below what a quadratic walk over tokens takes.
+// Processor time, so that a busy machine does not count. One second is far above what a Release build needs (under
+// 10 ms) and below what a quadratic walk over tokens takes.
 TEST_P(EveryPattern, CostsLittleOnARealGrid) {
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   const BlockMask mask = GetParam().make({21, 45, 80}, {6, 8, 8}, {{6, 6, 1}, {}});
   const TileOrder order({21, 45, 80}, {6, 8, 8});
   const double d = density(mask, order);
-  const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  const double ms = 1e3 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   RecordProperty("milliseconds", std::to_string(ms));
   RecordProperty("density", std::to_string(d));
 #ifdef NDEBUG
-  EXPECT_LT(ms, 100.0);
+  EXPECT_LT(ms, 1000.0);
 #endif
 }
 
