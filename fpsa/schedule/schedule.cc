@@ -9,15 +9,16 @@
 namespace fpsa::schedule {
 namespace {
 
-// How far below a phase's border f may lie and still count as having reached it: an F32 sigma that a sampler
-// made from f = i / steps comes back with an error of at most shift * 2^-23, and steps differ by 1 / steps.
-constexpr double kBorderTolerance = 1e-6;
+// How far below a phase's border f may lie and still count as having reached it. Of i / steps: rounding in F64, of
+// borders that were computed (0.1 + 0.05) too. Of an F32 sigma that a sampler made from f: at most shift * 2^-23.
+constexpr double kStepTolerance = 1e-12;
+constexpr double kSigmaTolerance = 1e-6;
 
-int phase_of_fraction(const Schedule& schedule, double f) {
+int phase_of_fraction(const Schedule& schedule, double f, double tolerance) {
   const auto& phases = schedule.phases;
   FPSA_CHECK(!phases.empty(), "schedule: expected at least one phase, received none");
   size_t i = 0;
-  while (i + 1 < phases.size() && f >= phases[i].until - kBorderTolerance)
+  while (i + 1 < phases.size() && f >= phases[i].until - tolerance)
     ++i;
   return static_cast<int>(i);
 }
@@ -91,13 +92,13 @@ void check_for_model(const Schedule& schedule, int64_t layers, int64_t heads) {
 int phase_at(const Schedule& schedule, int64_t step, int64_t steps) {
   FPSA_CHECK(steps >= 1, "steps = ", steps, ": expected at least 1");
   FPSA_CHECK(step >= 0 && step < steps, "step = ", step, ": expected [0, ", steps, ")");
-  return phase_of_fraction(schedule, static_cast<double>(step) / static_cast<double>(steps));
+  return phase_of_fraction(schedule, static_cast<double>(step) / static_cast<double>(steps), kStepTolerance);
 }
 
 int phase_at_sigma(const Schedule& schedule, double sigma) {
   FPSA_CHECK(sigma >= 0.0 && sigma <= 1.0, "sigma = ", sigma, ": expected [0, 1]");
   const double u = sigma / (schedule.shift - (schedule.shift - 1.0) * sigma);
-  return phase_of_fraction(schedule, 1.0 - u);
+  return phase_of_fraction(schedule, 1.0 - u, kSigmaTolerance);
 }
 
 Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int64_t head) {
@@ -108,7 +109,10 @@ Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int
   for (size_t i = 0; i < schedule.overrides.size(); ++i) {
     const Override& o = schedule.overrides[i];
     if (!selects(o.layers, layer) || !selects(o.heads, head) || !selects(o.phases, phase)) continue;
-    if (o.pattern) setting.pattern = *o.pattern;
+    if (o.pattern)
+      setting.pattern = *o.pattern;
+    else if (o.window)
+      setting.pattern = "sta";  // no other pattern has a window
     if (o.granularity) setting.granularity = *o.granularity;
     if (o.window) setting.window = *o.window;
     if (o.quant) setting.quant = *o.quant;

@@ -39,7 +39,8 @@ struct IndexRange {
 };
 
 /// Replaces the given settings where all three selectors match; an empty selector matches everything.
-/// Later overrides win over earlier ones, field by field.
+/// Later overrides win over earlier ones, field by field. A window is a setting of "sta": without a pattern beside
+/// it, it also undoes an earlier override's pattern.
 struct Override {
   std::vector<IndexRange> layers, heads;
   std::vector<IndexRange> phases;      // indices into Schedule::phases, from 0 (the TOML text counts phases from 1)
@@ -88,13 +89,16 @@ void check_for_grid(const Schedule& schedule, const Grid& grid);
 /// Checks that every override names layers and heads that the model has.
 void check_for_model(const Schedule& schedule, int64_t layers, int64_t heads);
 
-/// Returns the phase of step `step` of `steps`, from 0: the first with f < until, f = step / steps. An f within
-/// 1e-6 of a border has reached it, so that sigmas rounded to F32 give the phase of their step.
+/// Returns the phase of step `step` of `steps`, from 0: the first with f < until, f = step / steps. Borders are
+/// exact but for F64 rounding: 1e-12.
 ///   Errors    steps < 1 or step outside [0, steps)
 int phase_at(const Schedule& schedule, int64_t step, int64_t steps);
 
 /// Returns the phase of a noise level sigma in [0, 1], for training: u = sigma / (shift - (shift - 1) * sigma),
-/// f = 1 - u. The sigmas of a sampler with the same shift give the phases that phase_at gives.
+/// f = 1 - u. An f within 1e-6 of a border has reached it, so that a sigma rounded to F32 gives the phase of its u.
+/// For a sampler of the same shift with u = 1 - i / steps that is the phase of its step. UniPC's own levels are
+/// u = 1 - 0.999 i / steps: their f lags behind the step's by up to 0.001, so a step that lies less than that past a
+/// border still has the earlier phase's sigma. Sampling therefore goes by step, not by sigma.
 int phase_at_sigma(const Schedule& schedule, double sigma);
 
 /// Returns the setting of one layer and head in a phase, overrides applied. Layers and heads count from 0.

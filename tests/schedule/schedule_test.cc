@@ -63,6 +63,17 @@ TEST(PhaseAt, EveryStepCountPutsEachStepWhereTheFractionSays) {
   }
 }
 
+TEST(PhaseAt, IsExactCloseToABorder) {
+  Schedule s = default_schedule();
+  s.phases[0].until = 0.2 + 1e-9;
+  EXPECT_EQ(phase_at(s, 10, 50), 0);
+  s.phases[0].until = 0.2 - 1e-9;
+  EXPECT_EQ(phase_at(s, 10, 50), 1);
+  s.phases[0].until = 0.2;
+  EXPECT_EQ(phase_at(s, 199'999'999, 1'000'000'000), 0);
+  EXPECT_EQ(phase_at(s, 200'000'000, 1'000'000'000), 1);
+}
+
 TEST(PhaseAt, RefusesStepsOutOfRange) {
   const Schedule s = default_schedule();
   EXPECT_EQ(error_of([&] { phase_at(s, 0, 0); }), "steps = 0: expected at least 1");
@@ -82,6 +93,32 @@ TEST(PhaseAtSigma, AgreesWithTheStepsOfASamplerOfTheSameShiftInF32) {
             << "shift " << shift << " step " << i << "/" << steps;
       }
     }
+  }
+}
+
+// UniPC spaces u from 1 to 0.001, not to 0, so its f lags behind the step's.
+TEST(PhaseAtSigma, LagsByLessThanAThousandthOnTheLevelsOfUniPc) {
+  Schedule s = default_schedule();
+  auto sigma_at = [&](int64_t step, int64_t steps) {
+    const double u = 1.0 - 0.999 * static_cast<double>(step) / static_cast<double>(steps);
+    return static_cast<float>(s.shift * u / (1.0 + (s.shift - 1.0) * u));
+  };
+  for (const double shift : {3.0, 5.0, 12.0}) {
+    s.shift = shift;
+    for (int64_t steps = 1; steps <= 100; ++steps) {
+      for (int64_t i = 0; i < steps; ++i) {
+        const int by_step = phase_at(s, i, steps), by_sigma = phase_at_sigma(s, sigma_at(i, steps));
+        if (by_sigma == by_step) continue;
+        ASSERT_EQ(by_sigma, by_step - 1) << "step " << i << "/" << steps;
+        const double past =
+            static_cast<double>(i) / static_cast<double>(steps) - s.phases[static_cast<size_t>(by_sigma)].until;
+        ASSERT_LT(past, 0.001) << "step " << i << "/" << steps;
+      }
+    }
+    EXPECT_EQ(phase_at_sigma(s, sigma_at(10, 50)), 0) << "f 0.1998, the step's 0.2";
+    EXPECT_EQ(phase_at_sigma(s, sigma_at(11, 50)), 1);
+    EXPECT_EQ(phase_at_sigma(s, sigma_at(30, 50)), 1) << "f 0.5994, the step's 0.6";
+    EXPECT_EQ(phase_at_sigma(s, sigma_at(31, 50)), 2);
   }
 }
 
@@ -135,6 +172,22 @@ TEST(SettingFor, LaterOverridesWinFieldByFieldWhereAllSelectorsMatch) {
   EXPECT_EQ(setting_for(s, 10, 50, 9, 2).override_index, -1) << "phase outside";
   EXPECT_EQ(setting_for(s, 0, 50, 9, 3).override_index, 1);
   EXPECT_EQ(setting_for(s, 0, 50, 5, 2).override_index, -1) << "layer outside";
+}
+
+TEST(SettingFor, AWindowUndoesThePatternOfAnEarlierOverride) {
+  Schedule s = default_schedule();
+  Override dense, window, later;
+  dense.pattern = "dense";
+  window.layers = {{2, 3}};
+  window.window = {3, 3, 1};
+  later.layers = {{3, 3}};
+  later.pattern = "radial";
+  s.overrides = {dense, window, later};
+  validate(s);
+  EXPECT_EQ(setting_for(s, 0, 50, 1, 0).pattern, "dense");
+  EXPECT_EQ(setting_for(s, 0, 50, 2, 0).pattern, "sta");
+  EXPECT_EQ(setting_for(s, 0, 50, 2, 0).window, (Grid{3, 3, 1}));
+  EXPECT_EQ(setting_for(s, 0, 50, 3, 0).pattern, "radial");
 }
 
 TEST(CheckForGrid, RefusesGridsThatNoMaskCanHold) {
