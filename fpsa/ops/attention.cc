@@ -1,5 +1,6 @@
 #include "fpsa/ops/attention.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -105,13 +106,28 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
   return call;
 }
 
-void allocate(Call& call, const at::Tensor& q, const AttentionOptions& options, const char* op) {
+// Rows are written while others are still read, so an output may share memory with no input.
+void check_apart(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const char* op) {
+  TORCH_CHECK(at::has_internal_overlap(out) != at::MemOverlap::Yes, op, ": elements of out share memory, got strides ",
+              out.strides(), "; pass a tensor that is not expanded");
+  for (const auto& [name, x] : {std::pair("q", &q), std::pair("k", &k), std::pair("v", &v)}) {
+    const auto overlap = at::get_overlap_status(out, *x);
+    // Views with gaps are too hard to compare, except that the same view is never apart from itself.
+    const bool same = out.numel() > 0 && x->numel() > 0 && out.const_data_ptr() == x->const_data_ptr();
+    TORCH_CHECK(!same && overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial, op,
+                ": out must not share memory with ", name, "; pass another tensor");
+  }
+}
+
+void allocate(Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const AttentionOptions& options, const char* op) {
   auto& result = call.result;
   if (options.out) {
     TORCH_CHECK(options.out->sizes() == q.sizes() && options.out->scalar_type() == q.scalar_type() &&
                     options.out->stride(3) == 1 && options.out->device().is_cpu(),
                 op, ": out must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(),
                 " and contiguous channels, got ", options.out->sizes(), " ", options.out->scalar_type());
+    check_apart(*options.out, q, k, v, op);
     result.out = *options.out;
   } else {
     result.out = at::empty(q.sizes(), q.options());
@@ -197,7 +213,7 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
                 pattern::to_string(plan.order().grid()), ", got ", x->size(1));
   TORCH_CHECK(plan.mask().heads() == 1 || plan.mask().heads() == call.heads(), kOp,
               ": the mask must be shared or have one entry per head (", call.heads(), "), got ", plan.mask().heads());
-  allocate(call, q, options, kOp);
+  allocate(call, q, k, v, options, kOp);
   if (options.precision == Precision::kE4m3) {
     run_e4m3(call, plan);
   } else if (plan.dense()) {
@@ -215,7 +231,7 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
   TORCH_CHECK(options.precision == Precision::kNone, kOp,
               ": quantisation needs a grid and a granularity; call attention with a plan");
   Call call = checked(q, k, v, options, kOp);
-  allocate(call, q, options, kOp);
+  allocate(call, q, k, v, options, kOp);
   const auto all = kernel::Visibility::dense(call.q.size(1), call.k.size(1));
   run_plain(call, nullptr, [&](int64_t) { return &all; });
   return call.result;

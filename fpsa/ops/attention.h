@@ -10,7 +10,7 @@
 #include <optional>
 #include <string_view>
 
-#include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/kernel/table.h"
 #include "fpsa/ops/plan.h"
 
 namespace fpsa::ops {

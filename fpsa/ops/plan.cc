@@ -24,6 +24,7 @@ constexpr size_t kMaxPlans = 32;
 Plan::Plan(const pattern::Grid& grid, const pattern::Grid& tile, const pattern::Grid& granularity,
            pattern::BlockMask mask)
     : order_(grid, tile, granularity), groups_(pattern::token_groups(order_)), mask_(std::move(mask)) {
+  pattern::check_mask(mask_);
   FPSA_CHECK(mask_.rows == order_.tile_count() && mask_.cols == order_.tile_count(), "mask: expected ",
              order_.tile_count(), " x ", order_.tile_count(), " tiles for grid ", pattern::to_string(grid),
              " and tile ", pattern::to_string(tile), ", got ", mask_.rows, " x ", mask_.cols);

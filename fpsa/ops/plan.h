@@ -15,7 +15,7 @@ namespace fpsa::ops {
 /// Immutable after construction, so any number of threads may use one.
 class Plan {
  public:
-  /// Errors    as pattern::TileOrder; a mask whose tile counts are not those of the grid
+  /// Errors    as pattern::TileOrder and pattern::check_mask; a mask whose tile counts are not those of the grid
   Plan(const pattern::Grid& grid, const pattern::Grid& tile, const pattern::Grid& granularity, pattern::BlockMask mask);
 
   const pattern::TileOrder& order() const { return order_; }

@@ -221,6 +221,42 @@ TEST(Attention, ErrorsNameTheArgument) {
   EXPECT_THROW(Plan(grid, {2, 4, 4}, {2, 4, 4}, pattern::dense(grid, {1, 4, 4})), Error);
 }
 
+TEST(Attention, OutMayShareMemoryWithNothing) {
+  const auto plan = sta({2, 4, 4}, {2, 4, 4}, {1, 1, 1});
+  const auto x = random_inputs(1, 32, 2, 16, at::kFloat);
+  auto says = [&](const std::string& text, const at::Tensor& q, const at::Tensor& out) {
+    AttentionOptions options;
+    options.out = out;
+    const auto planned = message_of([&] { attention(q, x.k, x.v, *plan, options); });
+    EXPECT_NE(planned.find("attention: " + text), std::string::npos) << planned;
+    const auto dense = message_of([&] { dense_attention(q, x.k, x.v, options); });
+    EXPECT_NE(dense.find("dense_attention: " + text), std::string::npos) << dense;
+  };
+  says("out must not share memory with q", x.q, x.q);
+  says("out must not share memory with k", x.q, x.k);
+  says("out must not share memory with v", x.q, x.v);
+  const auto rows = at::randn({1, 33, 2, 16});
+  says("out must not share memory with q", rows.narrow(1, 0, 32), rows.narrow(1, 1, 32));  // one row later
+  const auto wide = at::randn({1, 32, 3, 16});
+  says("out must not share memory with q", wide.narrow(2, 0, 2), wide.narrow(2, 0, 2));  // a view with gaps
+  says("elements of out share memory", x.q, at::zeros({1, 1, 2, 16}).expand({1, 32, 2, 16}));
+}
+
+TEST(Plan, RefusesAMaskThatIsNotWellFormed) {
+  const Grid grid{2, 4, 4}, tile{1, 2, 4};
+  const auto good = pattern::dense(grid, tile);
+  EXPECT_NO_THROW(Plan(grid, tile, tile, good));
+  auto outside = good;
+  outside.col.back() = 4;
+  EXPECT_THROW(Plan(grid, tile, tile, outside), Error);
+  auto descending = good;
+  std::swap(descending.col[0], descending.col[1]);
+  EXPECT_THROW(Plan(grid, tile, tile, descending), Error);
+  auto cut = good;
+  cut.row_begin.pop_back();
+  EXPECT_THROW(Plan(grid, tile, tile, cut), Error);
+}
+
 TEST(Plan, IsCachedBySetting) {
   const Grid grid{2, 4, 4}, tile{1, 2, 2};
   const auto plan = sta(grid, tile, {1, 1, 1});
