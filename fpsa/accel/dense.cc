@@ -2,7 +2,7 @@
 #include <c10/core/GradMode.h>
 
 #include "fpsa/accel/recorder.h"
-#include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/composed.h"
 

@@ -4,7 +4,7 @@
 
 #include "fpsa/accel/recorder.h"
 #include "fpsa/base/check.h"
-#include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/plan.h"
 
@@ -21,6 +21,14 @@ struct HeadRun {
   int64_t first, count;
   Setting setting;
 };
+
+// The setting without the parts that its precision and pattern do not use, so that they change neither bits nor
+// the number of kernel calls: scales alone need the granularity, sliding tiles alone the window.
+Setting reduced(Setting setting, const Grid& tile) {
+  if (setting.quant == Quant::kNone) setting.granularity = tile;
+  if (setting.pattern != "sta") setting.window = pattern::kFullWindow;
+  return setting;
+}
 
 bool same_work(const Setting& a, const Setting& b) {
   return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
@@ -82,7 +90,8 @@ class Fps : public RecordingMethod {
   std::vector<HeadRun> head_runs(const nn::AttentionContext& context, int64_t heads) const {
     std::vector<HeadRun> runs;
     for (int64_t head = 0; head < heads; ++head) {
-      const auto setting = schedule::setting_for(schedule_, context.step, context.num_steps, context.layer, head);
+      const auto setting = reduced(
+          schedule::setting_for(schedule_, context.step, context.num_steps, context.layer, head), schedule_.tile);
       if (!runs.empty() && same_work(runs.back().setting, setting))
         ++runs.back().count;
       else

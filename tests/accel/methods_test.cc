@@ -105,6 +105,35 @@ TEST(Methods, OverridesActOnTheirLayersAndHeads) {
   EXPECT_NEAR(entry.density, (0.25 + 1.0) / 2, 1e-9);
 }
 
+TEST(Methods, GranularityHasNoEffectWithoutQuantisation) {
+  const auto x = random_inputs();
+  auto coarse = three_phases(), fine = three_phases();
+  for (auto& phase : fine.phases)
+    phase.granularity = {1, 2, 2};
+  EXPECT_TRUE(at::equal(run(*make_sta(fine), x, at_step(9)), run(*make_sta(coarse), x, at_step(9))));
+  EXPECT_TRUE(at::equal(run(*make_fps(fine), x, at_step(9)), run(*make_fps(coarse), x, at_step(9))));
+  schedule::Override change;
+  change.heads = {{1, 2}};
+  change.granularity = {1, 1, 1};
+  coarse.overrides = {change};
+  const auto method = make_sta(coarse);
+  EXPECT_TRUE(at::equal(run(*method, x, at_step(9)), run(*make_sta(three_phases()), x, at_step(9))));
+  EXPECT_EQ(method->report()[0].pattern, "sta window (1,2,1) of tile (3,4,4)");  // all heads in one call
+}
+
+TEST(Methods, WindowHasNoEffectWithoutSlidingTiles) {
+  const auto x = random_inputs();
+  auto s = three_phases();
+  schedule::Override narrow, dense;
+  narrow.heads = {{2, 3}};
+  narrow.window = {1, 1, 1};
+  dense.pattern = "dense";
+  s.overrides = {narrow, dense};
+  const auto method = make_fps(s);
+  EXPECT_TRUE(at::equal(run(*method, x, at_step(9)), run(*make_dense(), x, at_step(9))));
+  EXPECT_EQ(method->report()[0].pattern, "dense");  // all heads in one call
+}
+
 TEST(Methods, ReportSaysWhatRan) {
   const auto x = random_inputs();
   const auto method = make_fps(three_phases());
