@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fpsa/base/check.h"
+#include "fpsa/io/json.h"
 #include "fpsa/models/wan/prompt_unicode.h"
 
 namespace fpsa::models::wan {
@@ -14,6 +15,8 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
+
+constexpr int64_t kLargestId = int64_t{1} << 31;
 
 /// A string that is one token wherever it stands in the text.
 struct SpecialToken {
@@ -36,20 +39,24 @@ struct FastTokenizer {
   bool byte_fallback = false;
 };
 
-bool flag(const json& object, const char* key) {
+bool flag(const json& object, const char* key, const fs::path& path) {
   const auto it = object.find(key);
-  return it != object.end() && it->is_boolean() && it->get<bool>();
+  if (it == object.end() || it->is_null()) return false;
+  FPSA_CHECK(it->is_boolean(), "tokenizer: ", path, ": '", key, "' must be true or false, got ", it->dump());
+  return it->get<bool>();
+}
+
+int64_t token_id(const json& value, const fs::path& path) {
+  FPSA_CHECK(value.is_number_integer() && value >= 0 && value <= kLargestId, "tokenizer: ", path,
+             ": an id must be an integer from 0 to 2^31, got ", value.dump());
+  return value.get<int64_t>();
 }
 
 FastTokenizer parse_fast(const fs::path& path, const sentencepiece::SentencePieceProcessor& pieces) {
-  json root;
-  try {
-    root = json::parse(read_file(path));
-  } catch (const json::exception& e) {
-    throw Error(join("tokenizer: ", path, " is not valid JSON: ", e.what()));
-  }
+  const json root = io::read_json(path);
+  FPSA_CHECK(root.is_object(), "tokenizer: ", path, " must hold a JSON object, got ", root.type_name());
   const auto model = root.find("model");
-  FPSA_CHECK(model != root.end() && model->is_object() && model->value("type", "Unigram") == "Unigram",
+  FPSA_CHECK(model != root.end() && model->is_object() && (!model->contains("type") || (*model)["type"] == "Unigram"),
              "tokenizer: ", path, " must hold a Unigram model; the text encoder is UMT5");
   const auto vocab = model->find("vocab");
   FPSA_CHECK(vocab != model->end() && vocab->is_array() && static_cast<int>(vocab->size()) >= pieces.GetPieceSize(),
@@ -64,17 +71,18 @@ FastTokenizer parse_fast(const fs::path& path, const sentencepiece::SentencePiec
   }
   FastTokenizer fast;
   const auto unk = model->find("unk_id");
-  fast.unk_id = unk != model->end() && unk->is_number_integer() ? unk->get<int64_t>() : pieces.unk_id();
-  fast.byte_fallback = flag(*model, "byte_fallback");
-  for (const json& token : root.value("added_tokens", json::array())) {
+  fast.unk_id = unk != model->end() && !unk->is_null() ? token_id(*unk, path) : pieces.unk_id();
+  fast.byte_fallback = flag(*model, "byte_fallback", path);
+  const json added = root.contains("added_tokens") ? root["added_tokens"] : json::array();
+  FPSA_CHECK(added.is_array(), "tokenizer: ", path, ": 'added_tokens' must be a list, got ", added.type_name());
+  for (const json& token : added) {
     FPSA_CHECK(token.is_object() && token.contains("content") && token["content"].is_string() &&
-                   !token["content"].get_ref<const std::string&>().empty() && token.contains("id") &&
-                   token["id"].is_number_integer(),
+                   !token["content"].get_ref<const std::string&>().empty() && token.contains("id"),
                "tokenizer: ", path, ": an added token needs a content and an id, got ", token.dump());
     SpecialToken special;
     special.text = token["content"];
-    special.id = token["id"];
-    FPSA_CHECK(!flag(token, "single_word"), "tokenizer: ", path, ": the added token '", special.text,
+    special.id = token_id(token["id"], path);
+    FPSA_CHECK(!flag(token, "single_word", path), "tokenizer: ", path, ": the added token '", special.text,
                "' asks for single_word matching, which is not supported");
     fast.special.push_back(std::move(special));
   }
@@ -152,10 +160,8 @@ Tokenizer Tokenizer::build(std::string_view model, const fs::path& model_path, c
     state->byte_fallback = true;  // a model without byte pieces yields none
   }
   state->vocab_size = state->pieces.GetPieceSize();
-  for (const SpecialToken& token : state->special) {
-    FPSA_CHECK(token.id >= 0, "tokenizer: the special token '", token.text, "' has the negative id ", token.id);
+  for (const SpecialToken& token : state->special)
     state->vocab_size = std::max(state->vocab_size, token.id + 1);
-  }
   std::stable_sort(state->special.begin(), state->special.end(),
                    [](const SpecialToken& a, const SpecialToken& b) { return a.text.size() > b.text.size(); });
   const auto id_of = [&](const char* piece) {

@@ -151,6 +151,18 @@ TEST_F(TokenizerFolder, RefusesADifferentFastFile) {
   json["added_tokens"][0]["single_word"] = true;
   write("tokenizer.json", json.dump());
   EXPECT_NE(error().find("single_word"), std::string::npos);
+  json = fast();
+  json["added_tokens"][0]["id"] = (int64_t{1} << 31) + 1;
+  write("tokenizer.json", json.dump());
+  EXPECT_NE(error().find("2^31"), std::string::npos);
+  json = fast();
+  json["added_tokens"] = "none";
+  write("tokenizer.json", json.dump());
+  EXPECT_NE(error().find("must be a list"), std::string::npos);
+  write("tokenizer.json", "[]");
+  EXPECT_NE(error().find("JSON object"), std::string::npos);
+  write("tokenizer.json", R"({"model":{},"model":{}})");
+  EXPECT_NE(error().find("twice"), std::string::npos);
   write("tokenizer.json", "{");
   EXPECT_NE(error().find("JSON"), std::string::npos);
 }
