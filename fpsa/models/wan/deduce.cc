@@ -6,6 +6,7 @@ namespace fpsa::models::wan {
 namespace {
 
 constexpr int64_t kWanHeadDim = 128;
+constexpr int64_t kLargestExtent = 1 << 20;  // of the tensors that sizes are read from; the vocabulary has 2^18
 
 class Shapes {
  public:
@@ -18,6 +19,11 @@ class Shapes {
                "are unknown");
     FPSA_CHECK(found->second.dim() == static_cast<int64_t>(rank), origin_, ": tensor '", name, "': expected ", rank,
                " dimensions, received shape ", found->second.sizes());
+    // Sizes are divided by and multiplied with each other; a file may say anything.
+    for (const int64_t extent : found->second.sizes())
+      FPSA_CHECK(extent >= 1 && extent <= kLargestExtent, origin_, ": tensor '", name,
+                 "': expected every extent to be from 1 to ", kLargestExtent, ", received shape ",
+                 found->second.sizes(), "; the file is damaged");
     return found->second.sizes();
   }
   /// How many of list.0, list.1, ... have a tensor of that name.
@@ -64,7 +70,6 @@ DitConfig deduce_dit_config(const nn::TensorMap& tensors, const std::string& ori
   config.num_attention_heads = dim / kWanHeadDim;
   config.in_channels = patch[1];
   config.patch_size = {patch[2], patch[3], patch[4]};
-  FPSA_CHECK(config.patch_volume() > 0, origin, ": tensor 'patch_embedding.weight' is empty");
   config.out_channels = shapes.get("proj_out.weight", 2)[0] / config.patch_volume();
   config.text_dim = shapes.get("condition_embedder.text_embedder.linear_1.weight", 2)[1];
   config.freq_dim = shapes.get("condition_embedder.time_embedder.linear_1.weight", 2)[1];
@@ -130,7 +135,6 @@ Umt5Config deduce_text_config(const nn::TensorMap& tensors, const std::string& o
   const at::IntArrayRef bias = shapes.get(first + "0.SelfAttention.relative_attention_bias.weight", 2);
   config.relative_attention_num_buckets = bias[0];
   config.num_heads = bias[1];
-  FPSA_CHECK(config.num_heads > 0, origin, ": the table of position biases has no heads");
   config.d_kv = shapes.get(first + "0.SelfAttention.q.weight", 2)[0] / config.num_heads;
   config.d_ff = shapes.get(first + "1.DenseReluDense.wi_0.weight", 2)[0];
   config.num_layers = shapes.count("encoder.block", "layer.0.SelfAttention.q.weight");

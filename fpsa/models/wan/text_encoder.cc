@@ -85,6 +85,20 @@ nlohmann::json Umt5Config::to_json() const {
 }
 
 void Umt5Config::check() const {
+  // No real encoder comes near these: a larger value is a broken file, and loops and products of sizes stay small.
+  const auto limit = [](const char* key, int64_t value, int64_t largest) {
+    FPSA_CHECK(value >= 1 && value <= largest, "UMT5 config: ", key, " must be from 1 to ", largest, ", got ", value,
+               "; check the text encoder's config.json");
+  };
+  constexpr int64_t kLargestWidth = 1 << 20, kMostLayers = 1024;
+  limit("vocab_size", vocab_size, 1 << 24);
+  limit("d_model", d_model, kLargestWidth);
+  limit("d_kv", d_kv, kLargestWidth);
+  limit("num_heads", num_heads, kLargestWidth);
+  limit("num_heads * d_kv", num_heads * d_kv, kLargestWidth);
+  limit("d_ff", d_ff, kLargestWidth);
+  limit("num_layers", num_layers, kMostLayers);
+  limit("relative_attention_num_buckets", relative_attention_num_buckets, kLargestWidth);
   const int64_t buckets = relative_attention_num_buckets;
   FPSA_CHECK(buckets >= 4 && buckets % 2 == 0,
              "UMT5 config: relative_attention_num_buckets must be even and at least 4, got ", buckets,

@@ -68,6 +68,14 @@ void check_keys(const nlohmann::json& json) {
   }
 }
 
+// No real VAE comes near these: a larger value is a broken file, and loops and products of sizes stay small.
+constexpr int64_t kLargestWidth = 1 << 20;
+constexpr int64_t kMostResBlocks = 64;
+
+void check_size(const char* key, int64_t value, int64_t largest) {
+  FPSA_CHECK(value >= 1 && value <= largest, "VAE config: ", key, " must be from 1 to ", largest, ", received ", value);
+}
+
 }  // namespace
 
 int64_t VaeConfig::temporal_factor() const {
@@ -75,20 +83,23 @@ int64_t VaeConfig::temporal_factor() const {
 }
 
 void VaeConfig::check() const {
-  FPSA_CHECK(base_dim >= 1, "VAE config: base_dim must be at least 1, received ", base_dim);
+  check_size("base_dim", base_dim, kLargestWidth);
+  check_size("decoder_base_dim", decoder_dim(), kLargestWidth);
   FPSA_CHECK(!dim_mult.empty() && dim_mult.size() <= 8, "VAE config: dim_mult needs 1 to 8 entries, received ",
              dim_mult.size());
-  for (int64_t m : dim_mult)
-    FPSA_CHECK(m >= 1, "VAE config: dim_mult entries must be at least 1, received ", m);
+  for (int64_t m : dim_mult) {
+    check_size("dim_mult's entries", m, kLargestWidth);
+    FPSA_CHECK(std::max(base_dim, decoder_dim()) * m <= kLargestWidth, "VAE config: dim_mult: a level may have at most ",
+               kLargestWidth, " channels, received ", std::max(base_dim, decoder_dim()), " * ", m);
+  }
   FPSA_CHECK(temperal_downsample.size() + 1 == dim_mult.size(), "VAE config: temperal_downsample must have ",
              dim_mult.size() - 1, " entries (one fewer than dim_mult), received ", temperal_downsample.size());
-  FPSA_CHECK(z_dim >= 1, "VAE config: z_dim must be at least 1, received ", z_dim);
-  FPSA_CHECK(num_res_blocks >= 1, "VAE config: num_res_blocks must be at least 1, received ", num_res_blocks);
-  FPSA_CHECK(in_channels >= 1 && out_channels >= 1,
-             "VAE config: in_channels and out_channels must be at least 1, received ", in_channels, " and ",
-             out_channels);
+  check_size("z_dim", z_dim, kLargestWidth);
+  check_size("num_res_blocks", num_res_blocks, kMostResBlocks);
+  check_size("in_channels", in_channels, kLargestWidth);
+  check_size("out_channels", out_channels, kLargestWidth);
   for (size_t i = 1; i < dim_mult.size(); ++i) {  // an up-sampling halves the channels of its level
-    FPSA_CHECK(decoder_dim() >= 1 && decoder_dim() * dim_mult[i] % 2 == 0, "VAE config: decoder_base_dim * dim_mult[",
+    FPSA_CHECK(decoder_dim() * dim_mult[i] % 2 == 0, "VAE config: decoder_base_dim * dim_mult[",
                i, "] must be even, received ", decoder_dim(), " * ", dim_mult[i]);
   }
   auto z = static_cast<size_t>(z_dim);

@@ -219,6 +219,37 @@ TEST(Deduce, ForeignSizesAndMissingTensorsAreNamed) {
   FPSA_EXPECT_CONTAINS(error_of<Error>([&] { deduce_text_config({}, "f"); }), "is missing");
 }
 
+TEST(Deduce, TensorsWithoutElementsAreRefused) {
+  const SmallModel model = small_model();
+  for (const auto& [name, shape] : std::vector<std::pair<std::string, std::vector<int64_t>>>{
+           {"encoder.conv_in.weight", {0, 3, 3, 3, 3}}, {"encoder.mid_block.resnets.0.conv1.weight", {0, 8, 3, 3, 3}}}) {
+    nn::TensorMap tensors = model.vae_tensors;
+    tensors[name] = at::empty(shape, at::kMeta);
+    FPSA_EXPECT_CONTAINS(error_of<Error>([&] { deduce_vae_config(tensors, "f"); }), "every extent");
+  }
+  nn::TensorMap tensors = model.dit_tensors;
+  tensors["patch_embedding.weight"] = at::empty({128, 4, 1, 0, 2}, at::kMeta);
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { deduce_dit_config(tensors, "f"); }), "every extent");
+  tensors = model.text_tensors;
+  tensors["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = at::empty({32, 0}, at::kMeta);
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { deduce_text_config(tensors, "f"); }), "every extent");
+}
+
+TEST(Configs, SizesThatNoModelHasAreRefused) {
+  const auto dit = [](const nlohmann::json& json) { return error_of<Error>([&] { DitConfig::from_json(json); }); };
+  FPSA_EXPECT_CONTAINS(dit({{"num_layers", 1025}}), "num_layers");
+  FPSA_EXPECT_CONTAINS(dit({{"patch_size", {1, 65, 2}}}), "patch_size");
+  FPSA_EXPECT_CONTAINS(dit({{"num_attention_heads", 1 << 14}}), "attention_head_dim");
+  const auto vae = [](const nlohmann::json& json) { return error_of<Error>([&] { VaeConfig::from_json(json); }); };
+  FPSA_EXPECT_CONTAINS(vae({{"num_res_blocks", 65}}), "num_res_blocks");
+  FPSA_EXPECT_CONTAINS(vae({{"z_dim", int64_t{1} << 40}}), "z_dim");
+  FPSA_EXPECT_CONTAINS(vae({{"base_dim", int64_t{1} << 62}}), "base_dim");
+  FPSA_EXPECT_CONTAINS(vae({{"dim_mult", {1, 2, 4, 1 << 20}}}), "at most 1048576 channels");
+  const auto text = [](const nlohmann::json& json) { return error_of<Error>([&] { Umt5Config::from_json(json); }); };
+  FPSA_EXPECT_CONTAINS(text({{"num_layers", 1025}}), "num_layers");
+  FPSA_EXPECT_CONTAINS(text({{"num_heads", 1 << 20}}), "num_heads * d_kv");
+}
+
 TEST(Deduce, TheOriginalConfigFileIsRead) {
   const nlohmann::json json = nlohmann::json::parse(
       R"({"_class_name":"WanModel","_diffusers_version":"0.30.0","dim":5120,"eps":1e-06,"ffn_dim":13824,"freq_dim":256,
