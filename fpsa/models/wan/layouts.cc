@@ -86,8 +86,9 @@ fs::path repackaged_root(const fs::path& file) {
   return file.parent_path();
 }
 
-// Files of a repackaged or original folder that hold the part, by the names of their tensors.
-std::vector<fs::path> recognised_files(const std::vector<fs::path>& folders, Part part) {
+// Files of a repackaged or original folder that hold the part, by the names of their tensors. A neighbour that is
+// damaged or another model is passed over; `faults` says why, for when nothing is found.
+std::vector<fs::path> recognised_files(const std::vector<fs::path>& folders, Part part, std::string& faults) {
   std::vector<fs::path> found;
   for (const fs::path& folder : folders)
     for (const fs::path& file : files_in(folder)) {
@@ -101,8 +102,8 @@ std::vector<fs::path> recognised_files(const std::vector<fs::path>& folders, Par
         if (!recognised || recognised->part != part) continue;
         refuse_unsupported(names, file.string());
         found.push_back(file);
-      } catch (const Error&) {
-        // A neighbour that is damaged or another model is not what is looked for; naming it explicitly says why.
+      } catch (const Error& error) {
+        faults += join("\n  ", error.what());
       }
     }
   return found;
@@ -123,7 +124,8 @@ std::vector<fs::path> part_folders(const ModelPlace& place, Part part) {
 
 PartFiles search_part(const ModelPlace& place, Part part) {
   const std::vector<fs::path> folders = part_folders(place, part);
-  const std::vector<fs::path> found = recognised_files(folders, part);
+  std::string faults;
+  const std::vector<fs::path> found = recognised_files(folders, part, faults);
   if (found.size() == 1) return {found.front(), {}};
   if (found.size() > 1) {
     std::string names;
@@ -139,7 +141,8 @@ PartFiles search_part(const ModelPlace& place, Part part) {
                  ": the ", name_of(part), " is a Python pickle, which can run code when it is read. ",
                  io::pickle_conversion(file));
   throw Error(join("the ", name_of(part), " of the Wan model was not found under '", place.root.string(),
-                   "'; expected a safetensors file in '", folders.front().string(), "', or its path given by name"));
+                   "'; expected a safetensors file in '", folders.front().string(), "', or its path given by name",
+                   faults.empty() ? "" : "; files that were passed over:", faults));
 }
 
 // diffusers names its files by a fixed stem; other files in the folder are variants of other precision.
@@ -170,7 +173,9 @@ ModelPlace find_in_folder(const fs::path& path) {
              ": high_noise_model/ and low_noise_model/: this is a Wan2.2 folder, which is not supported; use Wan2.1");
   if (fs::exists(path / "config.json") && holds_file_with(path, kOriginalStem)) {
     const nlohmann::json config = io::read_json(path / "config.json");
-    const bool diffusers = config.is_object() && config.value("_class_name", "") == "WanTransformer3DModel";
+    FPSA_CHECK(config.is_object(), (path / "config.json").string(), ": expected a JSON object, received ",
+               config.type_name());
+    const bool diffusers = config.contains("_class_name") && config["_class_name"] == "WanTransformer3DModel";
     FPSA_CHECK(!diffusers, path.string(), ": this is the transformer alone; name the folder above it, which holds ",
                "model_index.json");
     return {Layout::kOriginal, path, {}, {}};

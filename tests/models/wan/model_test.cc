@@ -244,6 +244,16 @@ TEST(LoadModel, AnAmbiguousPartNamesTheCandidates) {
   EXPECT_EQ(message.find("damaged"), std::string::npos);
 }
 
+TEST(LoadModel, ADamagedPartIsNamedWhenNothingElseIsFound) {
+  ScratchFolder scratch;
+  write_repackaged(scratch / "c", testing::original_dit(model_data()));
+  const fs::path vae = scratch / "c/vae/wan_2.1_vae.safetensors";
+  fs::resize_file(vae, fs::file_size(vae) - 100);
+  const std::string message = error_of<Error>([&] { load_model(scratch / "c"); });
+  FPSA_EXPECT_CONTAINS(message, "was not found");
+  FPSA_EXPECT_CONTAINS(message, vae.string());
+}
+
 TEST(LoadModel, EveryTensorFaultIsNamedAtOnce) {
   ScratchFolder scratch;
   testing::write_diffusers_folder(model_data(), scratch / "a");
