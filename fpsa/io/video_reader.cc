@@ -96,8 +96,9 @@ void VideoDecoder::append() {
   FPSA_CHECK(end <= limits_.bytes, "cannot read '", path_, "': it decodes to more than the limit of ", limits_.bytes,
              " bytes; cut it or scale it down");
   video_.rgb.resize(static_cast<size_t>(end));
-  uint8_t* target[] = {video_.rgb.data() + video_.frames * video_.frame_bytes()};
-  const int stride[] = {static_cast<int>(video_.width * 3)};
+  // Packed RGB has one plane, but sws_scale reads four of each.
+  uint8_t* target[4] = {video_.rgb.data() + video_.frames * video_.frame_bytes()};
+  const int stride[4] = {static_cast<int>(video_.width * 3)};
   sws_scale(converter_.get(), frame_->data, frame_->linesize, 0, frame_->height, target, stride);
   ++video_.frames;
 }

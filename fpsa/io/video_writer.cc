@@ -194,8 +194,9 @@ void Mp4Encoder::drain() {
 std::vector<uint8_t> Mp4Encoder::encode(const Video& video) {
   for (int64_t i = 0; i < video.frames; ++i) {
     check(av_frame_make_writable(frame_.get()), "frame buffer");
-    const uint8_t* source[] = {video.frame(i).data()};
-    const int stride[] = {static_cast<int>(video.width * 3)};
+    // Packed RGB has one plane, but sws_scale reads four of each.
+    const uint8_t* source[4] = {video.frame(i).data()};
+    const int stride[4] = {static_cast<int>(video.width * 3)};
     sws_scale(converter_.get(), source, stride, 0, encoder_->height, frame_->data, frame_->linesize);
     frame_->pts = i;
     check(avcodec_send_frame(encoder_.get(), frame_.get()), "H.264 frame");
