@@ -65,6 +65,14 @@ void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& w
                                            {"tokenizer", {"transformers", "PreTrainedTokenizerFast"}},
                                            {"transformer", {"diffusers", "WanTransformer3DModel"}},
                                            {"vae", {"diffusers", "AutoencoderKLWan"}}});
+  // What `fpsa generate` takes where the command line is silent: the clips that the model was trained on. The flow
+  // shift is the scheduler's.
+  write_json(folder / "fpsa.json", {{"num_frames", 33},
+                                    {"height", 256},
+                                    {"width", 256},
+                                    {"fps", 16},
+                                    {"num_inference_steps", 20},
+                                    {"guidance_scale", 3.0}});
 }
 
 }  // namespace fpsa::train

@@ -12,8 +12,8 @@ namespace fpsa::train {
 /// Writes folder/vae: config.json with the latent statistics and the weights in F32.
 void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfig& config, const nn::TensorMap& weights);
 
-/// Writes transformer/, text_encoder/ (BF16), scheduler/ and model_index.json into a folder that already holds vae/ and
-/// tokenizer/. Weights are named as in DitModel; "helper.*" is dropped.
+/// Writes transformer/, text_encoder/ (BF16), scheduler/, model_index.json and fpsa.json (the model's own generation
+/// settings) into a folder that already holds vae/ and tokenizer/. Weights are named as in DitModel; "helper.*" is dropped.
 ///   Errors    fpsa::Error for a missing part or an unwritable folder
 void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& weights, int64_t vocab_size);
 
