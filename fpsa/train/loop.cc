@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -30,6 +31,22 @@ std::string duration(double seconds) {
   std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", static_cast<long long>(s / 3600),
                 static_cast<long long>(s / 60 % 60), static_cast<long long>(s % 60));
   return text;
+}
+
+int64_t integer_from(const std::string& text, const std::string& where, int64_t largest) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  FPSA_CHECK(error == std::errc() && end == text.data() + text.size() && value >= 0 && value <= largest, where,
+             ": expected an integer from 0 to ", largest, ", received '", text, "'; the checkpoint is damaged");
+  return value;
+}
+
+double seconds_from(const std::string& text, const std::string& where) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  FPSA_CHECK(error == std::errc() && end == text.data() + text.size() && std::isfinite(value) && value >= 0, where,
+             ": expected a number of seconds, received '", text, "'; the checkpoint is damaged");
+  return value;
 }
 
 // Means since the last report.
@@ -227,6 +244,7 @@ class Loop {
                      {{"format", "pt"},
                       {"kind", recipe_.kind == Kind::kVae ? "vae" : "dit"},
                       {"seed", std::to_string(recipe_.seed)},
+                      {"recipe", recipe_.text},
                       {"step", std::to_string(position_.step)},
                       {"stage", std::to_string(position_.stage)},
                       {"stage_step", std::to_string(position_.stage_step)},
@@ -248,8 +266,20 @@ class Loop {
     FPSA_CHECK(meta("kind") == kind, file, " was written by a run of kind '", meta("kind"), "', the recipe is '", kind, "'");
     FPSA_CHECK(meta("seed") == std::to_string(recipe_.seed), file, " was written with seed ", meta("seed"),
                ", the recipe says ", recipe_.seed);
-    position_ = {std::stoll(meta("step")),    std::stoll(meta("stage")),        std::stoll(meta("stage_step")),
-                 std::stoll(meta("samples")), std::stod(meta("stage_seconds")), std::stod(meta("total_seconds"))};
+    // Checkpoints from before the recipe was kept say nothing about it.
+    const auto begun = loaded.metadata.find("recipe");
+    FPSA_CHECK(begun == loaded.metadata.end() || begun->second == recipe_.text, file,
+               " was written by a run of another recipe, which must not change on the way; to start a new run from these "
+               "weights: --weights ", file.string(), " with an empty --out and without --resume");
+    const auto count = [&](const std::string& key, int64_t largest) {
+      return integer_from(meta(key), join(file, ": '", key, "'"), largest);
+    };
+    position_.step = count("step", int64_t{1} << 48);
+    position_.stage = count("stage", static_cast<int64_t>(recipe_.stages.size()));  // that many: the run is finished
+    position_.stage_step = count("stage_step", position_.step);
+    position_.samples = count("samples", int64_t{1} << 56);
+    position_.stage_seconds = seconds_from(meta("stage_seconds"), join(file, ": 'stage_seconds'"));
+    position_.total_seconds = seconds_from(meta("total_seconds"), join(file, ": 'total_seconds'"));
     nn::TensorMap state, weights;
     for (const auto& [name, tensor] : loaded.tensors) {
       if (name.starts_with("optimizer.")) state.emplace(name.substr(10), tensor);

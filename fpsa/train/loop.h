@@ -28,8 +28,8 @@ struct LoopResult {
 
 /// Trains until the recipe's last stage ends. A run that is stopped and resumed takes the same path, bit for bit, as
 /// one that was not, when stages are limited by steps and the number of threads is the same.
-///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe kind or model, a loss that stays
-///             non-finite for 20 steps
+///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe or model, a loss that stays non-finite
+///             for 20 steps
 LoopResult run_loop(Objective& objective, const Recipe& recipe, const LoopOptions& options);
 
 /// Reads the averaged weights of a checkpoint, names without prefix; `averaged` false: the weights themselves.

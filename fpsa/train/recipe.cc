@@ -149,6 +149,7 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     throw Error(join(origin, ":", where.line, ":", where.column, ": ", error.description()));
   }
   Recipe recipe;
+  recipe.text = text;
   Table table(root, origin + ": ");
   const std::string kind = table.text("kind");
   FPSA_CHECK(kind == "vae" || kind == "dit", origin, ": kind: expected \"vae\" or \"dit\", received \"", kind, "\"");

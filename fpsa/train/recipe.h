@@ -59,6 +59,7 @@ struct Recipe {
   double slot_weight = 0.05;     // DiT: weight of the prompt-slot classifier
   double coverage_weight = 0.5;  // DiT: weight of the coverage head
   std::vector<Stage> stages;
+  std::string text;              // the file as read, kept in checkpoints: a run is resumed with the recipe it began with
 };
 
 /// Reads a recipe.

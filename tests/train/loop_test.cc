@@ -141,6 +141,23 @@ TEST(Loop, RefusesWhatItCannotResume) {
   other.seed = 1;
   other.kind = Kind::kVae;
   EXPECT_NE(failure(other).find("kind 'dit'"), std::string::npos);
+  other = recipe_of({2});
+  other.text = "another recipe";
+  EXPECT_NE(failure(other).find("--weights"), std::string::npos);
+  const auto file = folder.path / "checkpoint.safetensors";
+  const auto whole = nn::load_tensors(file);
+  for (const auto& [key, value] : {std::pair("stage", "7"), std::pair("step", "-1"), std::pair("total_seconds", "nan")}) {
+    auto metadata = whole.metadata;
+    metadata[key] = value;
+    nn::save_tensors(folder.path / "damaged.safetensors", whole.tensors, metadata);
+    std::filesystem::rename(folder.path / "damaged.safetensors", file);
+    EXPECT_NE(failure(recipe_of({2})).find(std::string("'") + key + "'"), std::string::npos) << key;
+  }
+  auto older = whole.metadata;  // from before the recipe was kept: resumed whatever the recipe says
+  older.erase("recipe");
+  nn::save_tensors(folder.path / "older.safetensors", whole.tensors, older);
+  std::filesystem::rename(folder.path / "older.safetensors", file);
+  EXPECT_EQ(failure(other), "");
   std::ofstream(folder.path / "checkpoint.safetensors") << "not a checkpoint";
   EXPECT_NE(failure(recipe_of({4})), "");
 }
