@@ -6,9 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(build-essential cmake ninja-build ccache mold pkg-config python3-venv python3-dev
-  libavformat-dev libavcodec-dev libavutil-dev libswscale-dev ffmpeg libpng-dev
-  libsentencepiece-dev libutf8proc-dev libcli11-dev libspdlog-dev libfmt-dev libtomlplusplus-dev
-  nlohmann-json3-dev libgtest-dev libbenchmark-dev)
+  libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libpng-dev
+  libsentencepiece-dev libutf8proc-dev libcli11-dev libtomlplusplus-dev
+  nlohmann-json3-dev libgtest-dev)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "release"
+BUILD = pathlib.Path(os.environ.get("FPSA_BIN_DIR", ROOT / "build/release/tests")).parent
 SHARD_BYTES = 5 * 10**9  # as in the published folder: two shards
 
 TRANSFORMER = dict(

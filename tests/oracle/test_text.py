@@ -164,7 +164,8 @@ def test_tiny_tokenizer_ids(parity, max_length):
     assert_same_ids(parity, TINY, TEXTS, max_length)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(strategies.lists(strategies.text(max_size=40), min_size=20, max_size=60))
 def test_tiny_tokenizer_ids_of_any_text(parity, texts):
     assert_same_ids(parity, TINY, texts, 64)
@@ -309,14 +310,18 @@ def test_cleaning_of_every_character(parity):
     assert_same_cleaning(parity, ["a" + c + "b" for c in assigned])
 
 
-# The characters of damaged and of odd text, without those that only other confusions of encodings produce.
-ODD = strategies.sampled_from(list("abz019 .,!?&#;<>xX'\"\n\r\t\x0b\x1b[m\x85\xa0") + [
-    "&amp;", "&lt", "&eacute;", "&EACUTE;", "&#x41;", "&#65", "&nbsp;", "\x1b[0m", "“", "”", "‘", "’", "ﬁ", "ﬆ", "Ａ", "ｶ",
-    "\u3000", "\u2028", "\ufeff", "\u0301", "雪", "猫", "😀", "\u200d", "\u202e", "д", "ж", "한", "ก"])
+# The characters of odd text. Curly quotes and accented letters stand in different prompts: side by side ftfy takes
+# them for damaged UTF-8 and turns ”é into a Cyrillic letter, which clean_prompt deliberately does not.
+PLAIN = list("abz019 .,!?&#;<>xX'\"\n\r\t\x0b\x1b[m\x85\xa0") + [
+    "&amp;", "&lt", "&#x41;", "&#65", "&nbsp;", "\x1b[0m", "ﬁ", "ﬆ", "Ａ", "ｶ", "\u3000", "\u2028", "\ufeff", "\u0301",
+    "雪", "猫", "😀", "\u200d", "\u202e", "д", "ж", "한", "ก"]
+ODD_PROMPT = (strategies.lists(strategies.sampled_from(PLAIN + ["“", "”", "‘", "’"]), max_size=20).map("".join) |
+              strategies.lists(strategies.sampled_from(PLAIN + ["&eacute;", "&EACUTE;"]), max_size=20).map("".join))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(strategies.lists(strategies.lists(ODD, max_size=20).map("".join), min_size=30, max_size=80))
+@settings(max_examples=6, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(strategies.lists(ODD_PROMPT, min_size=30, max_size=80))
 def test_cleaning_of_generated_prompts(parity, texts):
     assert_same_cleaning(parity, texts)
 
