@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "fpsa/accel/methods.h"
 #include "fpsa/app/flags.h"
@@ -93,14 +94,29 @@ void run_train(const TrainOptions& options) {
   loop.resume = options.resume;
   loop.weights = options.weights;
   loop.stop_after = options.stop_after;
-  loop.stop = interrupted;
+  // The checkpoint that follows a signal is completed even when a second one arrives.
+  std::optional<WritingFiles> writing;
+  loop.stop = [&writing] {
+    if (!interrupted()) return false;
+    writing.emplace();
+    return true;
+  };
   loop.print = [](const std::string& line) { std::cout << line << std::endl; };
   const auto result = run_loop(*objective, recipe, loop);
   std::cout << (result.finished ? "finished at step " : "stopped with a checkpoint at step ") << result.steps << std::endl;
-  throw_if_interrupted();  // for the exit code
+  throw_if_interrupted();  // the exit code of an interrupted run is 128 + signal, though its checkpoint is complete
+}
+
+void check_eval_shape(const EvalOptions& options) {
+  FPSA_USAGE_CHECK(options.frames % 4 == 1, "--num-frames: expected 4n+1, got ", options.frames, "; nearest: ",
+                   options.frames / 4 * 4 + 1);
+  for (const auto& [flag, value] : {std::pair("--height", options.height), std::pair("--width", options.width)})
+    FPSA_USAGE_CHECK(value % 16 == 0, flag, ": expected a multiple of 16, got ", value, "; nearest: ", value / 16 * 16,
+                     " or ", value / 16 * 16 + 16);
 }
 
 void run_eval(const EvalOptions& options) {
+  check_eval_shape(options);
   keep_freed_memory();
   use_threads(options.threads);
   const auto codec = train::VaeCodec::load(options.model / "vae");
