@@ -158,6 +158,9 @@ void Mp4Encoder::open_encoder(const Video& video, int crf) {
   encoder_->thread_count = kEncoderThreads;
   encoder_->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;  // mp4 keeps the parameter sets in its header
   av_opt_set_int(encoder_->priv_data, "crf", crf, 0);
+  // x264's macroblock tree reads memory that it has not written when it runs on AVX-512 (seen with build 164, mostly in
+  // small frames): the same frames then give other bytes from run to run.
+  av_opt_set_int(encoder_->priv_data, "mbtree", 0, 0);
   check(avcodec_open2(encoder_.get(), codec, nullptr), "H.264 encoder");
 }
 

@@ -80,9 +80,17 @@ TEST(Mp4, TheIndexStandsInFrontOfTheData) {
 
 TEST(Mp4, SameFramesGiveSameBytes) {
   ScratchFolder scratch;
-  write_mp4(scratch / "a.mp4", moving_disc(9, 64, 64));
-  write_mp4(scratch / "b.mp4", moving_disc(9, 64, 64));
-  EXPECT_EQ(read_raw(scratch / "a.mp4"), read_raw(scratch / "b.mp4"));
+  const Video video = moving_disc(5, 34, 18);
+  write_mp4(scratch / "a.mp4", video);
+  const std::string first = read_raw(scratch / "a.mp4");
+  // Many times over a heap that does not stay clean: an encoder that reads what it has not written shows itself.
+  for (int i = 0; i < 40; ++i) {
+    std::vector<char> rubbish(1 << 20, static_cast<char>(i));
+    rubbish.clear();
+    rubbish.shrink_to_fit();
+    write_mp4(scratch / "b.mp4", video);
+    ASSERT_TRUE(read_raw(scratch / "b.mp4") == first) << "encoding " << i;
+  }
 }
 
 TEST(Mp4, OneFrameTinySizesAndFractionalRatesWork) {
