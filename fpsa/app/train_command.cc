@@ -65,7 +65,8 @@ bool interrupted() {
 }
 
 void run_train(const TrainOptions& options) {
-  FPSA_USAGE_CHECK(!options.recipe.empty(), "--recipe: expected a TOML file, got nothing; for example models/tiny/train/vae.toml");
+  FPSA_USAGE_CHECK(!options.recipe.empty(),
+                   "--recipe: expected a TOML file, got nothing; for example models/tiny/train/vae.toml");
   FPSA_USAGE_CHECK(!options.out.empty(), "--out: expected a folder for checkpoints and metrics, got nothing");
   keep_freed_memory();
   use_threads(options.threads);
@@ -74,7 +75,8 @@ void run_train(const TrainOptions& options) {
   const std::string kind = recipe.kind == train::Kind::kVae ? "vae" : "dit";
   FPSA_USAGE_CHECK(options.stage.empty() || options.stage == kind, "--stage: expected ", kind, ", which ",
                    options.recipe.string(), " is for, got ", options.stage);
-  FPSA_USAGE_CHECK(options.resume || !fs::exists(options.out / "checkpoint.safetensors"), "--out: ", options.out.string(),
+  FPSA_USAGE_CHECK(options.resume || !fs::exists(options.out / "checkpoint.safetensors"),
+                   "--out: ", options.out.string(),
                    " holds a checkpoint; add --resume to continue it, or name an empty folder");
 
   std::unique_ptr<train::Objective> objective;
@@ -86,13 +88,16 @@ void run_train(const TrainOptions& options) {
         recipe, train::DitData{options.model / "vae", options.model / "tokenizer", latents});
   }
   int64_t parameters = 0;
-  for (const auto& [name, tensor] : objective->parameters()) parameters += tensor.numel();
+  for (const auto& [name, tensor] : objective->parameters())
+    parameters += tensor.numel();
   std::cout << kind << ": " << parameters << " parameters, " << at::get_num_threads() << " threads" << std::endl;
 
   train::LoopOptions loop;
   loop.out = options.out;
   loop.resume = options.resume;
-  loop.weights = options.weights;
+  if (!options.weights.empty())
+    loop.weights = fs::is_directory(options.weights) ? train::folder_weights(options.weights, recipe.kind)
+                                                     : train::checkpoint_weights(options.weights);
   loop.stop_after = options.stop_after;
   // The checkpoint that follows a signal is completed even when a second one arrives.
   std::optional<WritingFiles> writing;
@@ -103,13 +108,14 @@ void run_train(const TrainOptions& options) {
   };
   loop.print = [](const std::string& line) { std::cout << line << std::endl; };
   const auto result = run_loop(*objective, recipe, loop);
-  std::cout << (result.finished ? "finished at step " : "stopped with a checkpoint at step ") << result.steps << std::endl;
+  std::cout << (result.finished ? "finished at step " : "stopped with a checkpoint at step ") << result.steps
+            << std::endl;
   throw_if_interrupted();  // the exit code of an interrupted run is 128 + signal, though its checkpoint is complete
 }
 
 void check_eval_shape(const EvalOptions& options) {
-  FPSA_USAGE_CHECK(options.frames % 4 == 1, "--num-frames: expected 4n+1, got ", options.frames, "; nearest: ",
-                   options.frames / 4 * 4 + 1);
+  FPSA_USAGE_CHECK(options.frames % 4 == 1, "--num-frames: expected 4n+1, got ", options.frames,
+                   "; nearest: ", options.frames / 4 * 4 + 1);
   for (const auto& [flag, value] : {std::pair("--height", options.height), std::pair("--width", options.width)})
     FPSA_USAGE_CHECK(value % 16 == 0, flag, ": expected a multiple of 16, got ", value, "; nearest: ", value / 16 * 16,
                      " or ", value / 16 * 16 + 16);
@@ -121,14 +127,9 @@ void run_eval(const EvalOptions& options) {
   use_threads(options.threads);
   const auto codec = train::VaeCodec::load(options.model / "vae");
   const auto tokenizer = models::wan::Tokenizer::load(options.model / "tokenizer");
-  nn::TensorMap weights;
   const bool with_helpers = !options.checkpoint.empty();
-  if (!with_helpers) {
-    for (const auto& [folder, prefix] : {std::pair("transformer", "transformer."), std::pair("text_encoder", "text_encoder.")})
-      for (const auto& [name, tensor] : nn::load_tensors(options.model / folder).tensors) weights.emplace(prefix + name, tensor);
-  } else {
-    weights = train::checkpoint_weights(options.checkpoint);
-  }
+  nn::TensorMap weights = with_helpers ? train::checkpoint_weights(options.checkpoint)
+                                       : train::folder_weights(options.model, train::Kind::kDit);
   nn::CheckpointSource source(std::move(weights), at::kBFloat16, options.checkpoint.string());
   train::DitModel model(source, tokenizer.vocab_size(), with_helpers);
   source.finish();
@@ -138,8 +139,8 @@ void run_eval(const EvalOptions& options) {
   sampling.steps = options.steps;
   sampling.shift = options.shift;
   sampling.guidance = options.guidance;
-  const auto test = train::test_prompts(model, codec, tokenizer, *attention, options.prompts, options.sheet.empty() ? 0 : 12,
-                                        options.seed, sampling);
+  const auto test = train::test_prompts(model, codec, tokenizer, *attention, options.prompts,
+                                        options.sheet.empty() ? 0 : 12, options.seed, sampling);
   if (!options.sheet.empty()) train::write_contact_sheet(options.sheet, test.clips, /*columns=*/9, /*side=*/128);
   std::cout << test.accuracy.table();
 }
@@ -158,7 +159,8 @@ void run_export(const ExportOptions& options) {
     config.latents_std = statistics.deviation;
     train::export_vae(options.model, config, weights);
   } else {
-    train::export_pipeline(options.model, weights, models::wan::Tokenizer::load(options.model / "tokenizer").vocab_size());
+    train::export_pipeline(options.model, weights,
+                           models::wan::Tokenizer::load(options.model / "tokenizer").vocab_size());
   }
   std::cout << "wrote " << options.model.string() << std::endl;
 }
@@ -173,10 +175,12 @@ void add_train_command(CLI::App& app) {
   add_path(*train, "--out", options->out, "folder for checkpoints, metrics.jsonl and previews");
   add_path(*train, "--model", options->model, "model folder whose vae/ and tokenizer/ the dit stage uses");
   add_path(*train, "--latents", options->latents, "folder that keeps encoded clips (default: OUT/latents)");
-  add_path(*train, "--weights", options->weights, "start from the averaged weights of this checkpoint");
+  add_path(*train, "--weights", options->weights,
+           "start from the averaged weights of this checkpoint, or from this model folder");
   add_switch(*train, "--resume", options->resume, "continue from OUT/checkpoint.safetensors");
   add_integer(*train, "--threads", options->threads, 0, 1024, "threads (0: all)");
-  add_integer(*train, "--stop-after", options->stop_after, 0, int64_t{1} << 40, "stop with a checkpoint at this step (0: never)");
+  add_integer(*train, "--stop-after", options->stop_after, 0, int64_t{1} << 40,
+              "stop with a checkpoint at this step (0: never)");
   train->callback([train, options] {
     if (train->get_subcommands().empty()) run_train(*options);
   });

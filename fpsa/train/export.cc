@@ -34,7 +34,8 @@ void save_model(const std::filesystem::path& folder, const char* file, const nlo
 
 }  // namespace
 
-void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfig& config, const nn::TensorMap& weights) {
+void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfig& config,
+                const nn::TensorMap& weights) {
   save_model(folder / "vae", "diffusion_pytorch_model.safetensors", config.to_json(), weights);
 }
 
@@ -73,6 +74,15 @@ void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& w
                                     {"fps", 16},
                                     {"num_inference_steps", 20},
                                     {"guidance_scale", 3.0}});
+}
+
+nn::TensorMap folder_weights(const std::filesystem::path& folder, Kind kind) {
+  if (kind == Kind::kVae) return nn::load_tensors(folder / "vae").tensors;
+  nn::TensorMap out;
+  for (const std::string part : {"transformer", "text_encoder"})
+    for (const auto& [name, tensor] : nn::load_tensors(folder / part).tensors)
+      out.emplace(join(part, ".", name), tensor);
+  return out;
 }
 
 }  // namespace fpsa::train

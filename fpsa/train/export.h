@@ -6,15 +6,23 @@
 
 #include "fpsa/models/wan/vae.h"
 #include "fpsa/nn/tensor_map.h"
+#include "fpsa/train/recipe.h"
 
 namespace fpsa::train {
 
 /// Writes folder/vae: config.json with the latent statistics and the weights in F32.
-void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfig& config, const nn::TensorMap& weights);
+void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfig& config,
+                const nn::TensorMap& weights);
 
 /// Writes transformer/, text_encoder/ (BF16), scheduler/, model_index.json and fpsa.json (the model's own generation
-/// settings) into a folder that already holds vae/ and tokenizer/. Weights are named as in DitModel; "helper.*" is dropped.
+/// settings) into a folder that already holds vae/ and tokenizer/. Weights are named as in DitModel; "helper.*" is
+/// dropped.
 ///   Errors    fpsa::Error for a missing part or an unwritable folder
 void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& weights, int64_t vocab_size);
+
+/// The weights of a model folder under the names that training gives them: the inverse of the two functions above. A
+/// DiT's "helper.*" heads are not in a folder.
+///   Errors    fpsa::Error for a missing part or a damaged file
+nn::TensorMap folder_weights(const std::filesystem::path& folder, Kind kind);
 
 }  // namespace fpsa::train

@@ -16,7 +16,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 constexpr int kNonFiniteLimit = 20;
 
@@ -53,7 +55,8 @@ double seconds_from(const std::string& text, const std::string& where) {
 class Window {
  public:
   void add(const Loss& loss, double norm) {
-    for (const auto& [name, value] : loss.figures) sums_[name] += value;
+    for (const auto& [name, value] : loss.figures)
+      sums_[name] += value;
     sums_["gradient_norm"] += norm;
     samples_ += loss.samples;
     ++count_;
@@ -62,7 +65,8 @@ class Window {
   double rate() const { return static_cast<double>(samples_) / since(start_); }
   Figures means() const {
     Figures out;
-    for (const auto& [name, value] : sums_) out[name] = value / static_cast<double>(count_);
+    for (const auto& [name, value] : sums_)
+      out[name] = value / static_cast<double>(count_);
     return out;
   }
   double seconds() const { return since(start_); }
@@ -77,12 +81,15 @@ class Window {
 class Loop {
  public:
   Loop(Objective& objective, const Recipe& recipe, const LoopOptions& options)
-      : objective_(objective), recipe_(recipe), options_(options),
-        optimizer_(started(objective, options),
-                   [&](const std::string& name, const at::Tensor& weight) {
-                     return recipe.muon && objective.is_matrix(name, weight);
-                   },
-                   recipe.optimizer) {
+      : objective_(objective),
+        recipe_(recipe),
+        options_(options),
+        optimizer_(
+            started(objective, options),
+            [&](const std::string& name, const at::Tensor& weight) {
+              return recipe.muon && objective.is_matrix(name, weight);
+            },
+            recipe.optimizer) {
     std::filesystem::create_directories(options.out / "previews");
     if (options.resume) restore();
     metrics_.open(options.out / "metrics.jsonl", std::ios::app);
@@ -106,23 +113,27 @@ class Loop {
  private:
   // The parameters, once they hold the weights to start from: the optimiser's average begins as a copy of them.
   static const nn::TensorMap& started(Objective& objective, const LoopOptions& options) {
-    if (!options.weights.empty() && !options.resume) copy_weights(objective, checkpoint_weights(options.weights), options.weights);
+    if (!options.weights.empty() && !options.resume)
+      copy_weights(objective, options.weights, "the weights to start from", true);
     return objective.parameters();
   }
 
-  static void copy_weights(Objective& objective, const nn::TensorMap& from, const std::filesystem::path& file) {
+  // Exports drop the training-only heads ("helper.*"): a new run may start them anew, a resumed one may not.
+  static void copy_weights(Objective& objective, const nn::TensorMap& from, const std::string& origin,
+                           bool new_helpers) {
     at::NoGradGuard no_grad;
     for (const auto& [name, weight] : objective.parameters()) {
       const auto it = from.find(name);
-      FPSA_CHECK(it != from.end() && it->second.sizes() == weight.sizes(), file, " does not hold weight '", name,
-                 "' with shape ", weight.sizes(), "; it belongs to another model");
+      if (new_helpers && it == from.end() && name.starts_with("helper.")) continue;
+      FPSA_CHECK(it != from.end() && it->second.sizes() == weight.sizes(), origin, ": expected a weight '", name,
+                 "' with shape ", weight.sizes(), ", found ",
+                 it == from.end() ? std::string("none") : join(it->second.sizes()), "; they belong to another model");
       weight.detach().copy_(it->second);
     }
   }
 
   bool stopping() const {
-    return (options_.stop && options_.stop()) ||
-           (options_.stop_after > 0 && position_.step >= options_.stop_after);
+    return (options_.stop && options_.stop()) || (options_.stop_after > 0 && position_.step >= options_.stop_after);
   }
 
   double progress(const Stage& stage) const {
@@ -162,7 +173,8 @@ class Loop {
 
   void train_step(const Stage& stage) {
     const double at = progress(stage);
-    const double warmup = std::min(1.0, static_cast<double>(position_.step + 1) / std::max<double>(1.0, recipe_.warmup_steps));
+    const double warmup =
+        std::min(1.0, static_cast<double>(position_.step + 1) / std::max<double>(1.0, recipe_.warmup_steps));
     learning_rate_ = warmup * ((1 - at) * stage.learning_rate[0] + at * stage.learning_rate[1]);
     const Loss loss = objective_.loss(position_.step, position_.stage_step);
     loss.total.backward();
@@ -220,8 +232,10 @@ class Loop {
   }
 
   nlohmann::json position_json() const {
-    return {{"step", position_.step},       {"stage", position_.stage},
-            {"samples", position_.samples}, {"seconds", position_.total_seconds}};
+    return {{"step", position_.step},
+            {"stage", position_.stage},
+            {"samples", position_.samples},
+            {"seconds", position_.total_seconds}};
   }
 
   void write_metrics(const nlohmann::json& line) {
@@ -235,8 +249,10 @@ class Loop {
 
   void save() const {
     nn::TensorMap tensors;
-    for (const auto& [name, weight] : objective_.parameters()) tensors.emplace("weights." + name, weight.detach());
-    for (const auto& [name, value] : optimizer_.state()) tensors.emplace("optimizer." + name, value);
+    for (const auto& [name, weight] : objective_.parameters())
+      tensors.emplace("weights." + name, weight.detach());
+    for (const auto& [name, value] : optimizer_.state())
+      tensors.emplace("optimizer." + name, value);
     char seconds[2][32];
     std::snprintf(seconds[0], sizeof seconds[0], "%.17g", position_.stage_seconds);
     std::snprintf(seconds[1], sizeof seconds[1], "%.17g", position_.total_seconds);
@@ -259,18 +275,22 @@ class Loop {
     const auto loaded = nn::load_tensors(file);
     const auto meta = [&](const std::string& key) {
       const auto it = loaded.metadata.find(key);
-      FPSA_CHECK(it != loaded.metadata.end(), file, " is not a training checkpoint: it has no '", key, "' in its metadata");
+      FPSA_CHECK(it != loaded.metadata.end(), file, " is not a training checkpoint: it has no '", key,
+                 "' in its metadata");
       return it->second;
     };
     const std::string kind = recipe_.kind == Kind::kVae ? "vae" : "dit";
-    FPSA_CHECK(meta("kind") == kind, file, " was written by a run of kind '", meta("kind"), "', the recipe is '", kind, "'");
+    FPSA_CHECK(meta("kind") == kind, file, " was written by a run of kind '", meta("kind"), "', the recipe is '", kind,
+               "'");
     FPSA_CHECK(meta("seed") == std::to_string(recipe_.seed), file, " was written with seed ", meta("seed"),
                ", the recipe says ", recipe_.seed);
     // Checkpoints from before the recipe was kept say nothing about it.
     const auto begun = loaded.metadata.find("recipe");
-    FPSA_CHECK(begun == loaded.metadata.end() || begun->second == recipe_.text, file,
-               " was written by a run of another recipe, which must not change on the way; to start a new run from these "
-               "weights: --weights ", file.string(), " with an empty --out and without --resume");
+    FPSA_CHECK(
+        begun == loaded.metadata.end() || begun->second == recipe_.text, file,
+        " was written by a run of another recipe, which must not change on the way; to start a new run from these "
+        "weights: --weights ",
+        file.string(), " with an empty --out and without --resume");
     const auto count = [&](const std::string& key, int64_t largest) {
       return integer_from(meta(key), join(file, ": '", key, "'"), largest);
     };
@@ -286,7 +306,7 @@ class Loop {
       if (name.starts_with("weights.")) weights.emplace(name.substr(8), tensor);
     }
     optimizer_.load_state(state);
-    copy_weights(objective_, weights, file);
+    copy_weights(objective_, weights, file.string(), false);
   }
 
   Objective& objective_;

@@ -14,10 +14,10 @@ namespace fpsa::train {
 
 struct LoopOptions {
   std::filesystem::path out = {};
-  bool resume = false;                            // continue from out/checkpoint.safetensors, which must exist
-  std::filesystem::path weights = {};             // a checkpoint whose averaged weights are the start, or empty
-  int64_t stop_after = 0;                         // stop, with a checkpoint, when this many steps are done; 0: never
-  std::function<bool()> stop = {};                // asked between steps: true means checkpoint and return
+  bool resume = false;              // continue from out/checkpoint.safetensors, which must exist
+  nn::TensorMap weights = {};       // what to start from, or empty; "helper.*" may be missing
+  int64_t stop_after = 0;           // stop, with a checkpoint, when this many steps are done; 0: never
+  std::function<bool()> stop = {};  // asked between steps: true means checkpoint and return
   std::function<void(const std::string&)> print = {};  // one finished progress line
 };
 
@@ -28,7 +28,8 @@ struct LoopResult {
 
 /// Trains until the recipe's last stage ends. A run that is stopped and resumed takes the same path, bit for bit, as
 /// one that was not, when stages are limited by steps and the number of threads is the same.
-///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe or model, a loss that stays non-finite
+///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe, weights of another model, a loss that
+///   stays non-finite
 ///             for 20 steps
 LoopResult run_loop(Objective& objective, const Recipe& recipe, const LoopOptions& options);
 

@@ -17,10 +17,10 @@ namespace {
 // Fits y = A x + b to a random map, from noise that follows from the step number.
 class Regression : public Objective {
  public:
-  Regression() {
+  explicit Regression(std::string offset_name = "b") : offset_name_(std::move(offset_name)) {
     auto generator = at::detail::createCPUGenerator(1);
     parameters_ = {{"a", at::randn({12, 16}, generator, at::kFloat).requires_grad_(true)},
-                   {"b", at::zeros({12}).requires_grad_(true)}};
+                   {offset_name_, at::zeros({12}).requires_grad_(true)}};
     truth_ = at::randn({12, 16}, generator, at::kFloat);
   }
   const nn::TensorMap& parameters() const override { return parameters_; }
@@ -29,7 +29,8 @@ class Regression : public Objective {
   Loss loss(int64_t step, int64_t) override {
     auto generator = at::detail::createCPUGenerator(mix(9, static_cast<uint64_t>(step)));
     const at::Tensor x = at::randn({8, 16}, generator, at::kFloat);
-    at::Tensor total = at::mse_loss(at::linear(x, parameters_.at("a"), parameters_.at("b")), at::linear(x, truth_));
+    at::Tensor total =
+        at::mse_loss(at::linear(x, parameters_.at("a"), parameters_.at(offset_name_)), at::linear(x, truth_));
     if (step >= poisoned_from) total = total * std::numeric_limits<float>::quiet_NaN();
     return {total, 8, {{"error", total.item<double>()}}};
   }
@@ -39,6 +40,7 @@ class Regression : public Objective {
   int64_t poisoned_from = std::numeric_limits<int64_t>::max();
 
  private:
+  std::string offset_name_;
   nn::TensorMap parameters_;
   at::Tensor truth_;
 };
@@ -59,9 +61,11 @@ Recipe recipe_of(std::initializer_list<int64_t> steps) {
 }
 
 void expect_same_checkpoint(const std::filesystem::path& a, const std::filesystem::path& b) {
-  const auto x = nn::load_tensors(a / "checkpoint.safetensors").tensors, y = nn::load_tensors(b / "checkpoint.safetensors").tensors;
+  const auto x = nn::load_tensors(a / "checkpoint.safetensors").tensors,
+             y = nn::load_tensors(b / "checkpoint.safetensors").tensors;
   ASSERT_EQ(x.size(), y.size());
-  for (const auto& [name, tensor] : x) EXPECT_TRUE(at::equal(tensor, y.at(name))) << name;
+  for (const auto& [name, tensor] : x)
+    EXPECT_TRUE(at::equal(tensor, y.at(name))) << name;
 }
 
 TEST(Loop, SixStepsEqualThreePlusResumePlusThree) {
@@ -115,10 +119,22 @@ TEST(Loop, StartsFromTheAverageOfAnotherCheckpoint) {
   Regression first, second;
   run_loop(first, recipe_of({5}), {.out = first_folder.path});
   run_loop(second, recipe_of({5}),
-           {.out = second_folder.path, .weights = first_folder.path / "checkpoint.safetensors", .stop = [] { return true; }});
+           {.out = second_folder.path,
+            .weights = checkpoint_weights(first_folder.path / "checkpoint.safetensors"),
+            .stop = [] { return true; }});
   const auto average = checkpoint_weights(first_folder.path / "checkpoint.safetensors");
   const auto start = checkpoint_weights(second_folder.path / "checkpoint.safetensors", /*averaged=*/false);
   EXPECT_TRUE(at::equal(average.at("a"), start.at("a")));
+}
+
+TEST(Loop, AnExportMayLackHelpersButNothingElse) {
+  const ScratchFolder first_folder, second_folder;
+  Regression with_helper("helper.b"), other("c");
+  const at::Tensor start = at::full({12, 16}, 0.5);
+  run_loop(with_helper, recipe_of({5}),
+           {.out = first_folder.path, .weights = {{"a", start}}, .stop = [] { return true; }});
+  EXPECT_TRUE(at::equal(with_helper.parameters().at("a").detach(), start));
+  EXPECT_THROW(run_loop(other, recipe_of({5}), {.out = second_folder.path, .weights = {{"a", start}}}), Error);
 }
 
 TEST(Loop, RefusesWhatItCannotResume) {
@@ -146,7 +162,8 @@ TEST(Loop, RefusesWhatItCannotResume) {
   EXPECT_NE(failure(other).find("--weights"), std::string::npos);
   const auto file = folder.path / "checkpoint.safetensors";
   const auto whole = nn::load_tensors(file);
-  for (const auto& [key, value] : {std::pair("stage", "7"), std::pair("step", "-1"), std::pair("total_seconds", "nan")}) {
+  for (const auto& [key, value] :
+       {std::pair("stage", "7"), std::pair("step", "-1"), std::pair("total_seconds", "nan")}) {
     auto metadata = whole.metadata;
     metadata[key] = value;
     nn::save_tensors(folder.path / "damaged.safetensors", whole.tensors, metadata);
