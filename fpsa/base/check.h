@@ -27,8 +27,8 @@ std::string join(const Parts&... parts) {
 }  // namespace fpsa
 
 /// Throws fpsa::Error with the joined message unless the condition holds.
-#define FPSA_CHECK(condition, ...)                        \
-  do {                                                    \
-    if (!(condition)) [[unlikely]]                        \
-      throw ::fpsa::Error(::fpsa::join(__VA_ARGS__));     \
+#define FPSA_CHECK(condition, ...)                    \
+  do {                                                \
+    if (!(condition)) [[unlikely]]                    \
+      throw ::fpsa::Error(::fpsa::join(__VA_ARGS__)); \
   } while (false)

@@ -11,11 +11,11 @@ namespace fpsa::nn {
 
 /// Where in the run an attention call happens. Passed explicitly; never guessed from names.
 struct AttentionContext {
-  int64_t layer = 0;       // transformer layer, from 0
+  int64_t layer = 0;  // transformer layer, from 0
   int64_t num_layers = 1;
-  int64_t step = 0;        // denoising step, from 0
-  int64_t num_steps = 1;   // the schedule's f is step / num_steps (architecture: schedule)
-  pattern::Grid grid;      // latent tokens (T, Y, X); T*Y*X == L, raster order
+  int64_t step = 0;       // denoising step, from 0
+  int64_t num_steps = 1;  // the schedule's f is step / num_steps (architecture: schedule)
+  pattern::Grid grid;     // latent tokens (T, Y, X); T*Y*X == L, raster order
 };
 
 /// Computes self-attention for one layer and step.

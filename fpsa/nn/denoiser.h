@@ -9,10 +9,10 @@ namespace fpsa::nn {
 
 /// One prediction of the model.
 struct DenoiserInput {
-  at::Tensor latents;    // [B, C, T, H, W]
-  at::Tensor timestep;   // [B], F32, in [0, 1000] (1000 * sigma)
-  at::Tensor text;       // [B, Lt, Dt], zeros after the prompt
-  int64_t step = 0;      // denoising step and their number, for the attention schedule
+  at::Tensor latents;   // [B, C, T, H, W]
+  at::Tensor timestep;  // [B], F32, in [0, 1000] (1000 * sigma)
+  at::Tensor text;      // [B, Lt, Dt], zeros after the prompt
+  int64_t step = 0;     // denoising step and their number, for the attention schedule
   int64_t num_steps = 1;
 };
 

@@ -10,7 +10,9 @@ at::Tensor as(const at::Tensor& weight, const at::Tensor& x) {
 }
 
 // F32, or F64 for F64 activations (gradient checks).
-at::ScalarType statistics_dtype(const at::Tensor& x) { return at::promote_types(x.scalar_type(), at::kFloat); }
+at::ScalarType statistics_dtype(const at::Tensor& x) {
+  return at::promote_types(x.scalar_type(), at::kFloat);
+}
 
 }  // namespace
 
@@ -22,7 +24,9 @@ Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool 
   if (has_bias) bias = scope.param("bias", {out}, Init::zeros(), keep_f32);
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, as(weight, x), as(bias, x)); }
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  return at::linear(x, as(weight, x), as(bias, x));
+}
 
 RmsNorm::RmsNorm(const Scope& scope, int64_t dim, double eps_in, bool keep_f32) : eps(eps_in) {
   weight = scope.param("weight", {dim}, Init::ones(), keep_f32);

@@ -30,10 +30,18 @@ at::Tensor RandomInit::get(const ParameterSpec& spec) {
   FPSA_CHECK(!tensors.contains(spec.name), "parameter '", spec.name, "' is declared twice by the model");
   at::Tensor t = at::empty(spec.shape, at::kFloat);
   switch (spec.init.kind) {
-    case Init::Kind::kZeros: t.zero_(); break;
-    case Init::Kind::kOnes: t.fill_(1.0); break;
-    case Init::Kind::kNormal: t.normal_(0.0, spec.init.scale, generator_); break;
-    case Init::Kind::kUniform: t.uniform_(-spec.init.scale, spec.init.scale, generator_); break;
+    case Init::Kind::kZeros:
+      t.zero_();
+      break;
+    case Init::Kind::kOnes:
+      t.fill_(1.0);
+      break;
+    case Init::Kind::kNormal:
+      t.normal_(0.0, spec.init.scale, generator_);
+      break;
+    case Init::Kind::kUniform:
+      t.uniform_(-spec.init.scale, spec.init.scale, generator_);
+      break;
   }
   t.requires_grad_(true);
   tensors.emplace(spec.name, t);

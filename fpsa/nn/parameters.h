@@ -29,10 +29,10 @@ struct Init {
 
 /// One parameter as a module declares it.
 struct ParameterSpec {
-  std::string name;            // full dotted name in the diffusers layout, e.g. "blocks.0.attn1.to_q.weight"
+  std::string name;  // full dotted name in the diffusers layout, e.g. "blocks.0.attn1.to_q.weight"
   std::vector<int64_t> shape;
   Init init;
-  bool keep_f32 = false;       // stays F32 whatever the compute dtype (diffusers' _keep_in_fp32_modules)
+  bool keep_f32 = false;  // stays F32 whatever the compute dtype (diffusers' _keep_in_fp32_modules)
 };
 
 /// Answers a module's requests for tensors. Implementations may defer errors to a report at the end.

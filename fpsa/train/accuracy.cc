@@ -24,8 +24,12 @@ std::array<bool, 4> agreement(const Reading& reading, const ClipSpec& spec) {
 
 }  // namespace
 
-double Share::low() const { return wilson(*this, -1.0); }
-double Share::high() const { return wilson(*this, 1.0); }
+double Share::low() const {
+  return wilson(*this, -1.0);
+}
+double Share::high() const {
+  return wilson(*this, 1.0);
+}
 
 void Accuracy::add(const ClipSpec& spec, const Reading& reading) {
   specs_.push_back(spec);
@@ -57,7 +61,8 @@ Share Accuracy::all_right() const {
 Figures Accuracy::figures() const {
   Figures out;
   const auto shares = this->shares();
-  for (size_t a = 0; a < shares.size(); ++a) out["accuracy_" + std::string(kAttributeNames[a])] = shares[a].value();
+  for (size_t a = 0; a < shares.size(); ++a)
+    out["accuracy_" + std::string(kAttributeNames[a])] = shares[a].value();
   out["accuracy_all"] = all_right().value();
   out["prompts"] = static_cast<double>(specs_.size());
   return out;
@@ -68,14 +73,16 @@ std::string Accuracy::table() const {
   const auto shares = this->shares(), shuffled = control();
   char line[160];
   for (size_t a = 0; a < shares.size(); ++a) {
-    std::snprintf(line, sizeof line, "| %s | %lld/%lld | %.1f%% | %.1f%% .. %.1f%% | %.1f%% |\n", kAttributeNames[a].data(),
-                  static_cast<long long>(shares[a].right), static_cast<long long>(shares[a].total), 100 * shares[a].value(),
-                  100 * shares[a].low(), 100 * shares[a].high(), 100 * shuffled[a].value());
+    std::snprintf(line, sizeof line, "| %s | %lld/%lld | %.1f%% | %.1f%% .. %.1f%% | %.1f%% |\n",
+                  kAttributeNames[a].data(), static_cast<long long>(shares[a].right),
+                  static_cast<long long>(shares[a].total), 100 * shares[a].value(), 100 * shares[a].low(),
+                  100 * shares[a].high(), 100 * shuffled[a].value());
     out += line;
   }
   const Share all = all_right();
-  std::snprintf(line, sizeof line, "| all four | %lld/%lld | %.1f%% | %.1f%% .. %.1f%% | |\n", static_cast<long long>(all.right),
-                static_cast<long long>(all.total), 100 * all.value(), 100 * all.low(), 100 * all.high());
+  std::snprintf(line, sizeof line, "| all four | %lld/%lld | %.1f%% | %.1f%% .. %.1f%% | |\n",
+                static_cast<long long>(all.right), static_cast<long long>(all.total), 100 * all.value(),
+                100 * all.low(), 100 * all.high());
   return out + line;
 }
 

@@ -14,7 +14,9 @@ at::Tensor bytes_of(const std::vector<uint8_t>& data, at::IntArrayRef sizes) {
   return at::from_blob(const_cast<uint8_t*>(data.data()), sizes, at::TensorOptions().dtype(at::kByte));
 }
 
-int64_t draw(std::mt19937_64& random, int64_t count) { return static_cast<int64_t>(random() % static_cast<uint64_t>(count)); }
+int64_t draw(std::mt19937_64& random, int64_t count) {
+  return static_cast<int64_t>(random() % static_cast<uint64_t>(count));
+}
 
 // Middle of the object's extent along one axis of one frame, or -1 when the frame shows none.
 std::array<int64_t, 2> object_centre(const Clip& clip, int64_t frame) {
@@ -48,7 +50,14 @@ at::Tensor video_of(const Clip& clip) {
 }
 
 at::Tensor pixels_of(const at::Tensor& video) {
-  return video.to(at::kFloat).add(1.0).mul_(127.5).round_().clamp_(0, 255).to(at::kByte).permute({1, 2, 3, 0}).contiguous();
+  return video.to(at::kFloat)
+      .add(1.0)
+      .mul_(127.5)
+      .round_()
+      .clamp_(0, 255)
+      .to(at::kByte)
+      .permute({1, 2, 3, 0})
+      .contiguous();
 }
 
 at::Tensor crop_batch(const Stage::Crop& crop, uint64_t seed) {
@@ -56,7 +65,8 @@ at::Tensor crop_batch(const Stage::Crop& crop, uint64_t seed) {
   std::vector<at::Tensor> out;
   for (int64_t i = 0; i < crop.batch; ++i) {
     std::mt19937_64 random(mix(seed, static_cast<uint64_t>(i)));
-    const Clip clip = render(random_spec(random(), /*held_out_only=*/false), crop.source[0], crop.source[1], crop.source[2]);
+    const Clip clip =
+        render(random_spec(random(), /*held_out_only=*/false), crop.source[0], crop.source[1], crop.source[2]);
     const int64_t first = draw(random, clip.frames - frames + 1);
     const bool anywhere = draw(random, 8) == 0;
     std::array<int64_t, 2> centre = object_centre(clip, first + draw(random, frames));
@@ -74,9 +84,9 @@ at::Tensor crop_batch(const Stage::Crop& crop, uint64_t seed) {
 }
 
 at::Tensor token_coverage(const Clip& clip, pattern::Grid grid) {
-  FPSA_CHECK(clip.frames == 4 * (grid.t - 1) + 1 && clip.height % grid.y == 0 && clip.width % grid.x == 0,
-             "clip of ", clip.frames, "x", clip.height, "x", clip.width, " does not fit the token grid ", grid.t, "x", grid.y,
-             "x", grid.x);
+  FPSA_CHECK(clip.frames == 4 * (grid.t - 1) + 1 && clip.height % grid.y == 0 && clip.width % grid.x == 0, "clip of ",
+             clip.frames, "x", clip.height, "x", clip.width, " does not fit the token grid ", grid.t, "x", grid.y, "x",
+             grid.x);
   const at::Tensor coverage =
       bytes_of(clip.coverage, {clip.frames, clip.height, clip.width}).to(at::kFloat).mul_(1.0 / 255.0);
   const at::Tensor cells =

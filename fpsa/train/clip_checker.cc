@@ -45,7 +45,8 @@ Vec3 pixel_at(const uint8_t* rgb, int64_t index) {
 class ColourMedian {
  public:
   void add(const uint8_t* pixel) {
-    for (int c = 0; c < 3; ++c) ++counts_[c][pixel[c]];
+    for (int c = 0; c < 3; ++c)
+      ++counts_[c][pixel[c]];
     ++total_;
   }
   int64_t total() const { return total_; }
@@ -86,16 +87,14 @@ std::optional<Enum> nearest(const Vec3& colour, double limit) {
 
 // One frame's object: soft coverage of its largest connected component, and the frame's outline facts.
 struct FrameObject {
-  double area = 0, x = 0, y = 0;  // fraction of the frame; centroid of the filled outline in pixels
-  double hole = 0;                // enclosed background / filled area
+  double area = 0, x = 0, y = 0;      // fraction of the frame; centroid of the filled outline in pixels
+  double hole = 0;                    // enclosed background / filled area
   std::array<double, 3> harmonics{};  // relative amplitude of the 3rd, 4th and 5th
 };
 
 class FrameReader {
  public:
-  FrameReader(int64_t height, int64_t width) : height_(height), width_(width) {
-    label_.resize(height * width);
-  }
+  FrameReader(int64_t height, int64_t width) : height_(height), width_(width) { label_.resize(height * width); }
 
   FrameObject read(const std::vector<double>& alpha) {
     FrameObject object;
@@ -134,7 +133,8 @@ class FrameReader {
   }
 
   int64_t keep_largest_component(const std::vector<double>& alpha) {
-    for (size_t i = 0; i < label_.size(); ++i) label_[i] = alpha[i] > 0.5 ? kMask : kBack;
+    for (size_t i = 0; i < label_.size(); ++i)
+      label_[i] = alpha[i] > 0.5 ? kMask : kBack;
     int64_t best = 0, best_start = -1;
     for (size_t i = 0; i < label_.size(); ++i) {
       if (label_[i] != kMask) continue;
@@ -190,7 +190,8 @@ class FrameReader {
     }
     for (int h = 3; h <= 5; ++h) {
       std::complex<double> sum = 0;
-      for (int k = 0; k < kRays; ++k) sum += radius[k] * std::polar(1.0, -2 * std::numbers::pi * h * k / kRays);
+      for (int k = 0; k < kRays; ++k)
+        sum += radius[k] * std::polar(1.0, -2 * std::numbers::pi * h * k / kRays);
       object.harmonics[h - 3] = 2 * std::abs(sum) / kRays / std::max(mean, 1e-9);
     }
   }
@@ -212,7 +213,8 @@ Shape shape_of(const FrameObject& object) {
 // Each frame votes with its area: larger outlines are read more reliably.
 Shape vote_shape(const std::vector<FrameObject>& objects) {
   std::array<double, kShapeNames.size()> votes{};
-  for (const auto& o : objects) votes[static_cast<size_t>(shape_of(o))] += o.area;
+  for (const auto& o : objects)
+    votes[static_cast<size_t>(shape_of(o))] += o.area;
   return static_cast<Shape>(std::max_element(votes.begin(), votes.end()) - votes.begin());
 }
 

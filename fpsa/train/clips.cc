@@ -38,26 +38,32 @@ struct Path {
   explicit Path(uint64_t seed) {
     uint64_t state = seed;
     radius = uniform(state, 0.15, 0.19);
-    cross = uniform(state, 0.36, 0.64);   // place on the axis that the motion does not use
-    travel = uniform(state, 0.38, 0.46);   // distance covered, of the frame
+    cross = uniform(state, 0.36, 0.64);     // place on the axis that the motion does not use
+    travel = uniform(state, 0.38, 0.46);    // distance covered, of the frame
     phase = uniform(state, -0.012, 0.012);  // shift of the path's middle
   }
 
   Pose at(Motion motion, double u) const {
     const double along = (u - 0.5) * travel + phase;
     switch (motion) {
-      case Motion::kLeft: return {0.5 - along, cross, radius};
-      case Motion::kRight: return {0.5 + along, cross, radius};
-      case Motion::kUp: return {cross, 0.5 - along, radius};
-      case Motion::kDown: return {cross, 0.5 + along, radius};
+      case Motion::kLeft:
+        return {0.5 - along, cross, radius};
+      case Motion::kRight:
+        return {0.5 + along, cross, radius};
+      case Motion::kUp:
+        return {cross, 0.5 - along, radius};
+      case Motion::kDown:
+        return {cross, 0.5 + along, radius};
       case Motion::kBounce: {
         // Falls, hits the floor at u = 1/3, rises, falls again. Slower arcs than a real ball: one latent frame of
         // the VAE covers four video frames, and faster reversals vanish inside it.
         const double height = 0.78 * travel * std::abs(std::cos(1.5 * std::numbers::pi * u));
         return {cross, 0.975 - 1.35 * radius - height, radius};
       }
-      case Motion::kGrow: return {cross, 0.5 + phase, 0.09 + (radius + 0.06 - 0.09) * u};
-      case Motion::kShrink: return {cross, 0.5 + phase, 0.09 + (radius + 0.06 - 0.09) * (1.0 - u)};
+      case Motion::kGrow:
+        return {cross, 0.5 + phase, 0.09 + (radius + 0.06 - 0.09) * u};
+      case Motion::kShrink:
+        return {cross, 0.5 + phase, 0.09 + (radius + 0.06 - 0.09) * (1.0 - u)};
     }
     return {0.5, 0.5, radius};
   }
@@ -76,13 +82,16 @@ class InsideTest {
 
   bool operator()(double x, double y) const {
     switch (shape_) {
-      case Shape::kCircle: return x * x + y * y <= 1.0;
-      case Shape::kSquare: return std::max(std::abs(x), std::abs(y)) <= 0.9;
+      case Shape::kCircle:
+        return x * x + y * y <= 1.0;
+      case Shape::kSquare:
+        return std::max(std::abs(x), std::abs(y)) <= 0.9;
       case Shape::kRing: {
         const double r2 = x * x + y * y;
         return r2 <= 1.1 * 1.1 && r2 >= 0.58 * 0.58;
       }
-      default: return in_polygon(x, y);
+      default:
+        return in_polygon(x, y);
     }
   }
 
@@ -153,7 +162,8 @@ void draw_frame(const Pose& pose, const InsideTest& inside, Rgb colour, int64_t 
 }  // namespace
 
 Rgb rgb_of(Colour colour) {
-  constexpr Rgb kTable[] = {{225, 45, 45}, {45, 180, 70}, {50, 85, 230}, {245, 215, 50}, {250, 135, 30}, {55, 205, 215}};
+  constexpr Rgb kTable[] = {{225, 45, 45},  {45, 180, 70},  {50, 85, 230},
+                            {245, 215, 50}, {250, 135, 30}, {55, 205, 215}};
   return kTable[static_cast<int>(colour)];
 }
 
@@ -198,12 +208,15 @@ std::string caption(const ClipSpec& spec, uint64_t form_seed) {
   const std::string_view article = spec.colour == Colour::kOrange ? "an " : "a ";
   uint64_t state = form_seed;
   switch (next_random(state) % kCaptionForms) {
-    case 0: return join(article, colour, " ", shape, " ", motion, " on a ", background, " background");
+    case 0:
+      return join(article, colour, " ", shape, " ", motion, " on a ", background, " background");
     case 1:
       return join(article, colour, " ", shape, " ", kMoving[static_cast<int>(spec.motion)], " against a ", background,
                   " background");
-    case 2: return join("on a ", background, " background, ", article, colour, " ", shape, " ", motion);
-    default: return join("the ", shape, " is ", colour, " and ", motion, ", the background is ", background);
+    case 2:
+      return join("on a ", background, " background, ", article, colour, " ", shape, " ", motion);
+    default:
+      return join("the ", shape, " is ", colour, " and ", motion, ", the background is ", background);
   }
 }
 
@@ -211,7 +224,9 @@ bool held_out(const ClipSpec& spec) {
   // A linear rule modulo the number of shapes: for every (colour, background, motion) exactly one shape is held
   // out, and no pair of values is missing from training.
   return (static_cast<int>(spec.shape) + 2 * static_cast<int>(spec.colour) + static_cast<int>(spec.background) +
-          3 * static_cast<int>(spec.motion)) % static_cast<int>(kShapeNames.size()) == 0;
+          3 * static_cast<int>(spec.motion)) %
+             static_cast<int>(kShapeNames.size()) ==
+         0;
 }
 
 ClipSpec random_spec(uint64_t seed, bool held_out_only) {

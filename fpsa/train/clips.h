@@ -20,8 +20,8 @@ enum class Motion { kLeft, kRight, kUp, kDown, kBounce, kGrow, kShrink };
 inline constexpr std::array<std::string_view, 5> kShapeNames = {"circle", "square", "triangle", "star", "ring"};
 inline constexpr std::array<std::string_view, 6> kColourNames = {"red", "green", "blue", "yellow", "orange", "cyan"};
 inline constexpr std::array<std::string_view, 4> kBackgroundNames = {"white", "black", "gray", "purple"};
-inline constexpr std::array<std::string_view, 7> kMotionNames = {
-    "moves left", "moves right", "moves up", "moves down", "bounces", "grows", "shrinks"};
+inline constexpr std::array<std::string_view, 7> kMotionNames = {"moves left", "moves right", "moves up", "moves down",
+                                                                 "bounces",    "grows",       "shrinks"};
 
 struct Rgb {
   uint8_t r, g, b;

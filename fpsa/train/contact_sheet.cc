@@ -25,7 +25,8 @@ void write_contact_sheet(const std::filesystem::path& path, const std::vector<Sh
     videos.push_back(std::move(video));
   }
   std::vector<io::SheetRow> rows;
-  for (size_t i = 0; i < clips.size(); ++i) rows.push_back({clips[i].label, &videos[i]});
+  for (size_t i = 0; i < clips.size(); ++i)
+    rows.push_back({clips[i].label, &videos[i]});
   io::write_png(path, io::contact_sheet(rows, columns));
 }
 

@@ -15,7 +15,9 @@ namespace {
 // Purposes of random numbers that follow from one seed.
 enum : uint64_t { kPoolStream = 11, kBatchStream = 12, kNoiseStream = 13, kPromptStream = 14, kSampleStream = 15 };
 
-models::wan::RopeStretch stretch_of(const Stage& stage) { return {stage.stretch[0], stage.stretch[1], stage.stretch[2]}; }
+models::wan::RopeStretch stretch_of(const Stage& stage) {
+  return {stage.stretch[0], stage.stretch[1], stage.stretch[2]};
+}
 
 // " [wrong: shape motion]", or nothing.
 std::string faults(const Agreement& a) {
@@ -54,7 +56,8 @@ PromptTest test_prompts(DitModel& model, const VaeCodec& codec, const models::wa
                                               mix(seed, kSampleStream, static_cast<uint64_t>(first)), options);
     for (size_t i = 0; i < specs.size(); ++i) {
       const at::Tensor pixels = pixels_of(codec.decode(latents.narrow(0, static_cast<int64_t>(i), 1))[0]);
-      const Reading reading = check_clip(pixels.const_data_ptr<uint8_t>(), pixels.size(0), pixels.size(1), pixels.size(2));
+      const Reading reading =
+          check_clip(pixels.const_data_ptr<uint8_t>(), pixels.size(0), pixels.size(1), pixels.size(2));
       out.accuracy.add(specs[i], reading);
       if (static_cast<int64_t>(out.clips.size()) < keep_clips)
         out.clips.push_back({captions[i] + faults(compare(reading, specs[i])), pixels});
@@ -64,8 +67,11 @@ PromptTest test_prompts(DitModel& model, const VaeCodec& codec, const models::wa
 }
 
 DitObjective::DitObjective(const Recipe& recipe, const DitData& data)
-    : recipe_(recipe), data_(data), codec_(VaeCodec::load(data.vae)),
-      tokenizer_(models::wan::Tokenizer::load(data.tokenizer)), attention_(accel::make_dense()) {
+    : recipe_(recipe),
+      data_(data),
+      codec_(VaeCodec::load(data.vae)),
+      tokenizer_(models::wan::Tokenizer::load(data.tokenizer)),
+      attention_(accel::make_dense()) {
   nn::RandomInit init(recipe.seed);
   model_ = std::make_unique<DitModel>(init, tokenizer_.vocab_size());
   model_->dit.set_compute_dtype(at::kBFloat16);
@@ -73,8 +79,9 @@ DitObjective::DitObjective(const Recipe& recipe, const DitData& data)
 }
 
 bool DitObjective::is_matrix(const std::string& name, const at::Tensor& weight) const {
-  return weight.dim() == 2 && name.find("shared") == std::string::npos && name.find("relative_attention") == std::string::npos &&
-         !name.starts_with("helper.") && name.find("proj_out") == std::string::npos;
+  return weight.dim() == 2 && name.find("shared") == std::string::npos &&
+         name.find("relative_attention") == std::string::npos && !name.starts_with("helper.") &&
+         name.find("proj_out") == std::string::npos;
 }
 
 void DitObjective::enter(const Stage& stage, int64_t index, int64_t stage_step) {
@@ -129,7 +136,8 @@ Loss DitObjective::loss(int64_t step, int64_t stage_step) {
   const at::Tensor flow = at::mse_loss(out.velocity.to(at::kFloat), noise - data);
   const at::Tensor slots = slot_loss(model_->slots(text.pooled), specs, prompted);
   const at::Tensor target = at::stack(coverage).to(at::kFloat).mul_(1.0 / 255.0);
-  const at::Tensor cover = at::binary_cross_entropy_with_logits(model_->coverage(out.tap.to(at::kFloat)).squeeze(-1), target);
+  const at::Tensor cover =
+      at::binary_cross_entropy_with_logits(model_->coverage(out.tap.to(at::kFloat)).squeeze(-1), target);
 
   Loss loss;
   loss.total = flow + recipe_.slot_weight * slots + recipe_.coverage_weight * cover;
@@ -144,7 +152,8 @@ Figures DitObjective::evaluate(const std::filesystem::path& folder, const std::s
   SampleOptions options;
   options.latent_size = {(stage_.frames - 1) / 4 + 1, stage_.height / 8, stage_.width / 8};
   options.stretch = stretch_of(stage_);
-  const PromptTest test = test_prompts(*model_, codec_, tokenizer_, *attention_, prompts, /*keep_clips=*/8, recipe_.seed, options);
+  const PromptTest test =
+      test_prompts(*model_, codec_, tokenizer_, *attention_, prompts, /*keep_clips=*/8, recipe_.seed, options);
   write_contact_sheet(folder / (tag + ".png"), test.clips, /*columns=*/9, /*side=*/96);
   return test.accuracy.figures();
 }

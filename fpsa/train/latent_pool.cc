@@ -15,17 +15,24 @@ namespace fpsa::train {
 
 LatentPool::LatentPool(int64_t frames, int64_t height, int64_t width, uint64_t seed, int64_t capacity,
                        std::filesystem::path folder, std::string encoder_id, EncodeClips encode)
-    : frames_(frames), height_(height), width_(width), seed_(seed),
+    : frames_(frames),
+      height_(height),
+      width_(width),
+      seed_(seed),
       capacity_chunks_(std::max<int64_t>(1, capacity / kChunkClips)),
-      folder_(std::move(folder) / join(frames, "x", height, "x", width)), encoder_id_(std::move(encoder_id)),
-      encode_(std::move(encode)), grid_{(frames - 1) / 4 + 1, height / 16, width / 16} {
+      folder_(std::move(folder) / join(frames, "x", height, "x", width)),
+      encoder_id_(std::move(encoder_id)),
+      encode_(std::move(encode)),
+      grid_{(frames - 1) / 4 + 1, height / 16, width / 16} {
   std::filesystem::create_directories(folder_);
 }
 
 void LatentPool::grow_to(int64_t chunks) {
   next_chunk_ = std::max(next_chunk_, chunks - capacity_chunks_);  // older ones would be dropped again at once
-  while (next_chunk_ < chunks) add_chunk(next_chunk_++);
-  while (size() > capacity_chunks_ * kChunkClips) entries_.pop_front();
+  while (next_chunk_ < chunks)
+    add_chunk(next_chunk_++);
+  while (size() > capacity_chunks_ * kChunkClips)
+    entries_.pop_front();
 }
 
 void LatentPool::add_chunk(int64_t chunk) {
@@ -50,7 +57,8 @@ void LatentPool::add_chunk(int64_t chunk) {
     nn::save_tensors(file, stored.tensors, {{"encoder", encoder_id_}, {"seed", std::to_string(seed_)}});
   }
   for (int64_t i = 0; i < kChunkClips; ++i)
-    entries_.push_back({specs[static_cast<size_t>(i)], stored.tensors["latents"][i].clone(), stored.tensors["coverage"][i].clone()});
+    entries_.push_back(
+        {specs[static_cast<size_t>(i)], stored.tensors["latents"][i].clone(), stored.tensors["coverage"][i].clone()});
 }
 
 }  // namespace fpsa::train

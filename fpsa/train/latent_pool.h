@@ -33,8 +33,8 @@ class LatentPool {
 
   /// `folder` keeps the chunks; `encoder_id` changes whenever the autoencoder does, so that chunks of another one
   /// are not read back.
-  LatentPool(int64_t frames, int64_t height, int64_t width, uint64_t seed, int64_t capacity, std::filesystem::path folder,
-             std::string encoder_id, EncodeClips encode);
+  LatentPool(int64_t frames, int64_t height, int64_t width, uint64_t seed, int64_t capacity,
+             std::filesystem::path folder, std::string encoder_id, EncodeClips encode);
 
   /// Makes chunks [0, chunks) known, of which the newest `capacity` clips stay.
   void grow_to(int64_t chunks);

@@ -18,9 +18,9 @@ using Figures = std::map<std::string, double>;
 
 /// One batch's loss.
 struct Loss {
-  at::Tensor total;     // scalar with a graph
+  at::Tensor total;  // scalar with a graph
   int64_t samples = 0;
-  Figures figures;      // parts of the loss, already numbers
+  Figures figures;  // parts of the loss, already numbers
 };
 
 /// A model together with its loss and data. Everything random follows from (seed, step), so the step number is the

@@ -64,9 +64,11 @@ double Optimizer::step(double learning_rate) {
     const double scale = config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-12)) : 1.0;
     step_adam(learning_rate, scale);
     step_muon(learning_rate, scale);
-    for (const auto& [name, weight] : parameters_) ema_.at(name).lerp_(weight, 1.0 - config_.ema);
+    for (const auto& [name, weight] : parameters_)
+      ema_.at(name).lerp_(weight, 1.0 - config_.ema);
   }
-  for (auto& [name, weight] : parameters_) weight.mutable_grad().reset();
+  for (auto& [name, weight] : parameters_)
+    weight.mutable_grad().reset();
   return norm;
 }
 
@@ -82,8 +84,8 @@ void Optimizer::step_adam(double learning_rate, double gradient_scale) {
     steps.push_back(adam_.steps[i].add_(1));
   }
   if (weights.empty()) return;
-  at::_fused_adamw_(weights, grads, mean, square, /*max_exp_avg_sqs=*/{}, steps,
-                    learning_rate * config_.adam_scale, config_.beta1, config_.beta2, config_.weight_decay, config_.epsilon,
+  at::_fused_adamw_(weights, grads, mean, square, /*max_exp_avg_sqs=*/{}, steps, learning_rate * config_.adam_scale,
+                    config_.beta1, config_.beta2, config_.weight_decay, config_.epsilon,
                     /*amsgrad=*/false, /*maximize=*/false);
 }
 
@@ -95,7 +97,8 @@ void Optimizer::step_muon(double learning_rate, double gradient_scale) {
     const at::Tensor grad = at::stack(grads).mul_(gradient_scale);
     group.momentum.mul_(config_.momentum).add_(grad);
     const at::Tensor update = orthogonalise(grad.add(group.momentum, config_.momentum));
-    const double rows = static_cast<double>(group.momentum.size(1)), columns = static_cast<double>(group.momentum.size(2));
+    const double rows = static_cast<double>(group.momentum.size(1)),
+                 columns = static_cast<double>(group.momentum.size(2));
     const double scale = 0.2 * std::sqrt(std::max(rows, columns));
     for (size_t i = 0; i < group.weights.size(); ++i) {
       at::Tensor weight = group.weights[i];
@@ -115,7 +118,8 @@ nn::TensorMap Optimizer::state() const {
   for (const auto& group : muon_)
     for (size_t i = 0; i < group.names.size(); ++i)
       out.emplace("muon.momentum." + group.names[i], group.momentum[static_cast<int64_t>(i)]);
-  for (const auto& [name, value] : ema_) out.emplace("ema." + name, value);
+  for (const auto& [name, value] : ema_)
+    out.emplace("ema." + name, value);
   return out;
 }
 

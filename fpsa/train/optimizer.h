@@ -37,8 +37,8 @@ class Optimizer {
   /// `is_matrix` names the parameters that Muon moves, with two dimensions or more: a convolution's weight counts as
   /// the matrix [out, in * taps]. The rest is AdamW's. A parameter without a gradient stays as it is.
   ///   Errors    fpsa::Error when is_matrix picks a vector
-  Optimizer(const nn::TensorMap& parameters, const std::function<bool(const std::string&, const at::Tensor&)>& is_matrix,
-            const OptimizerConfig& config);
+  Optimizer(const nn::TensorMap& parameters,
+            const std::function<bool(const std::string&, const at::Tensor&)>& is_matrix, const OptimizerConfig& config);
 
   /// Applies the gradients, clears them and moves the average. Returns the gradients' norm before clipping; when it
   /// is not finite nothing but the gradients changes.

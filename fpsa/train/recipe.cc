@@ -1,9 +1,9 @@
 #include "fpsa/train/recipe.h"
 
+#include <toml++/toml.h>
 #include <fstream>
 #include <set>
 #include <sstream>
-#include <toml++/toml.h>
 
 #include "fpsa/base/check.h"
 
@@ -77,7 +77,8 @@ class Table {
 
   void finish() const {
     for (const auto& [key, value] : table_)
-      FPSA_CHECK(seen_.contains(std::string(key.str())), where_, key.str(), ": unknown key; remove it or correct its name");
+      FPSA_CHECK(seen_.contains(std::string(key.str())), where_, key.str(),
+                 ": unknown key; remove it or correct its name");
   }
 
  private:
@@ -95,8 +96,9 @@ Stage::Crop read_crop(const toml::table& node, const std::string& where) {
   table.read("weight", crop.weight);
   table.finish();
   for (int axis = 0; axis < 3; ++axis)
-    FPSA_CHECK(crop.size[axis] >= 1 && crop.size[axis] <= crop.source[axis], where, "size: expected at most the source's ",
-               crop.source[axis], " along axis ", axis, ", received ", crop.size[axis]);
+    FPSA_CHECK(crop.size[axis] >= 1 && crop.size[axis] <= crop.source[axis], where,
+               "size: expected at most the source's ", crop.source[axis], " along axis ", axis, ", received ",
+               crop.size[axis]);
   FPSA_CHECK(crop.size[0] % 4 == 1 && crop.size[1] % 8 == 0 && crop.size[2] % 8 == 0, where,
              "size: expected 4n+1 frames and sides that are multiples of 8");
   FPSA_CHECK(crop.batch >= 1, where, "batch: expected at least 1");
@@ -126,9 +128,9 @@ Stage read_stage(const toml::table& node, Kind kind, const std::string& where) {
     table.read("pool_start", stage.pool_start);
     table.read("refresh_every", stage.refresh_every);
     table.read("eval_prompts", stage.eval_prompts);
-    FPSA_CHECK(stage.frames % 4 == 1 && stage.height % 16 == 0 && stage.width % 16 == 0 && stage.height > 0 &&
-                   stage.width > 0,
-               where, "expected 4n+1 frames and sides that are multiples of 16");
+    FPSA_CHECK(
+        stage.frames % 4 == 1 && stage.height % 16 == 0 && stage.width % 16 == 0 && stage.height > 0 && stage.width > 0,
+        where, "expected 4n+1 frames and sides that are multiples of 16");
     FPSA_CHECK(stage.batch >= 1 && stage.pool_clips >= 1 && stage.pool_start >= 1, where,
                "batch, pool_clips and pool_start: expected at least 1");
     FPSA_CHECK(stage.shift > 0, where, "shift: expected more than 0");

@@ -21,7 +21,7 @@ enum class Kind { kVae, kDit };
 
 /// A stretch of training with fixed sizes. Ends after `steps` steps or after `minutes`, whichever is given.
 struct Stage {
-  int64_t frames = 17, height = 64, width = 64;   // what the model sees
+  int64_t frames = 17, height = 64, width = 64;  // what the model sees
   int64_t batch = 1;
   int64_t steps = 0;
   double minutes = 0;
@@ -52,14 +52,14 @@ struct Recipe {
   int64_t warmup_steps = 50;
   double log_seconds = 20;
   double checkpoint_seconds = 300;
-  double preview_minutes = 20;   // 0: never
+  double preview_minutes = 20;  // 0: never
   int64_t preview_prompts = 8;
   bool decoder_only = false;     // VAE: the encoder stays, so that latents made with it stay valid
   double prompt_dropout = 0.1;   // DiT
   double slot_weight = 0.05;     // DiT: weight of the prompt-slot classifier
   double coverage_weight = 0.5;  // DiT: weight of the coverage head
   std::vector<Stage> stages;
-  std::string text;              // the file as read, kept in checkpoints: a run is resumed with the recipe it began with
+  std::string text;  // the file as read, kept in checkpoints: a run is resumed with the recipe it began with
 };
 
 /// Reads a recipe.

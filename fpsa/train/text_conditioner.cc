@@ -7,7 +7,8 @@ namespace fpsa::train {
 TextCondition encode_prompts(const models::wan::Umt5Encoder& encoder, const models::wan::Tokenizer& tokenizer,
                              const std::vector<std::string>& prompts) {
   constexpr double kRows = models::wan::Tokenizer::kMaxLength;
-  const auto tokens = tokenizer.encode_batch(prompts, models::wan::Tokenizer::kMaxLength, models::wan::Padding::kLongest);
+  const auto tokens =
+      tokenizer.encode_batch(prompts, models::wan::Tokenizer::kMaxLength, models::wan::Padding::kLongest);
   const at::Tensor mask = tokens.mask.to(at::kFloat);
   const at::Tensor states = encoder.encode(tokens.ids, tokens.mask, at::kFloat) * mask.unsqueeze(-1);
   const at::Tensor lengths = mask.sum(1, /*keepdim=*/true);

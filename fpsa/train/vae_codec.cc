@@ -16,12 +16,14 @@ VaeCodec VaeCodec::load(const std::filesystem::path& folder) {
   const auto file = folder / "diffusion_pytorch_model.safetensors";
   auto loaded = nn::load_tensors(file);
   double sum = 0;
-  for (const auto& [name, tensor] : loaded.tensors) sum += tensor.to(at::kDouble).abs().sum().item<double>();
+  for (const auto& [name, tensor] : loaded.tensors)
+    sum += tensor.to(at::kDouble).abs().sum().item<double>();
   nn::CheckpointSource source(std::move(loaded.tensors), at::kBFloat16, file.string());
   codec.vae_ = std::make_shared<models::wan::WanVae>(codec.config_, nn::Scope(source));
   source.finish();
   for (const auto* list : {&codec.config_.latents_mean, &codec.config_.latents_std})
-    for (const double value : *list) sum += std::abs(value);
+    for (const double value : *list)
+      sum += std::abs(value);
   char id[40];
   std::snprintf(id, sizeof id, "%.12e", sum);
   codec.id_ = id;

@@ -21,11 +21,14 @@ at::Tensor as_batch(const at::Tensor& video, at::ScalarType dtype) {
   return video.to(dtype).contiguous(at::MemoryFormat::ChannelsLast3d);
 }
 
-double psnr(double mean_square) { return 10.0 * std::log10(4.0 / std::max(mean_square, 1e-12)); }
+double psnr(double mean_square) {
+  return 10.0 * std::log10(4.0 / std::max(mean_square, 1e-12));
+}
 
 const Stage::Crop& choose_crop(const std::vector<Stage::Crop>& crops, uint64_t seed) {
   double total = 0;
-  for (const auto& crop : crops) total += crop.weight;
+  for (const auto& crop : crops)
+    total += crop.weight;
   std::mt19937_64 random(seed);
   double at = std::uniform_real_distribution<>(0.0, total)(random);
   for (const auto& crop : crops)
@@ -50,7 +53,8 @@ VaeObjective::VaeObjective(uint64_t seed, bool decoder_only) : seed_(seed) {
   parameters_ = init.tensors;
   models::wan::identity_like_init(parameters_, tiny_vae_config(), seed);
   for (auto& [name, weight] : parameters_)
-    if (decoder_only && (name.starts_with("encoder.") || name.starts_with("quant_conv."))) weight.set_requires_grad(false);
+    if (decoder_only && (name.starts_with("encoder.") || name.starts_with("quant_conv.")))
+      weight.set_requires_grad(false);
 }
 
 bool VaeObjective::is_matrix(const std::string& name, const at::Tensor& weight) const {
@@ -66,7 +70,8 @@ Loss VaeObjective::loss(int64_t step, int64_t) {
   const Stage::Crop& crop = choose_crop(stage_.crops, mix(seed_, kCropStream, index));
   const at::Tensor video = crop_batch(crop, mix(seed_, kDataStream, index));
 
-  const auto [mean, log_variance] = models::wan::WanVae::posterior(vae_->encode_whole(as_batch(video, dtype)).to(at::kFloat));
+  const auto [mean, log_variance] =
+      models::wan::WanVae::posterior(vae_->encode_whole(as_batch(video, dtype)).to(at::kFloat));
   auto generator = at::detail::createCPUGenerator(mix(seed_, kNoiseStream, index));
   const at::Tensor noise = at::randn(mean.sizes(), generator, at::kFloat);
   const at::Tensor latents = mean + (0.5 * log_variance).exp() * noise;
@@ -97,10 +102,10 @@ Figures VaeObjective::evaluate(const std::filesystem::path& folder, const std::s
       const at::Tensor latents = models::wan::WanVae::posterior(moments).mean;
       const at::Tensor decoded = vae_->decode(latents).to(at::kFloat);
       const at::Tensor error = (decoded - video).square().mean(1)[0];
-      const at::Tensor object = at::from_blob(const_cast<uint8_t*>(clip.coverage.data()),
-                                              {clip.frames, clip.height, clip.width}, at::kByte)
-                                    .gt(0)
-                                    .to(at::kFloat);
+      const at::Tensor object =
+          at::from_blob(const_cast<uint8_t*>(clip.coverage.data()), {clip.frames, clip.height, clip.width}, at::kByte)
+              .gt(0)
+              .to(at::kFloat);
       const double mean = error.mean().item<double>();
       square += mean / static_cast<double>(clips);
       worst = std::max(worst, mean);
@@ -129,9 +134,11 @@ LatentStatistics measure_latents(const models::wan::WanVae& vae, uint64_t seed, 
   for (int64_t i = 0; i < clips; ++i) {
     // Each size counts for one third of the clips; inside a size every latent counts alike.
     const auto& size = sizes[static_cast<size_t>(i) % sizes.size()];
-    const Clip clip = render(random_spec(mix(seed, kStatisticsStream, static_cast<uint64_t>(i)), false), size[0], size[1], size[2]);
+    const Clip clip =
+        render(random_spec(mix(seed, kStatisticsStream, static_cast<uint64_t>(i)), false), size[0], size[1], size[2]);
     const at::Tensor mean =
-        models::wan::WanVae::posterior(vae.encode(as_batch(video_of(clip).unsqueeze(0), at::kBFloat16))).mean.to(at::kDouble);
+        models::wan::WanVae::posterior(vae.encode(as_batch(video_of(clip).unsqueeze(0), at::kBFloat16)))
+            .mean.to(at::kDouble);
     const at::Tensor first = mean.mean({0, 2, 3, 4}), second = mean.square().mean({0, 2, 3, 4});
     sum = sum.defined() ? sum + first : first;
     square = square.defined() ? square + second : second;

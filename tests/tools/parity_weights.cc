@@ -31,11 +31,18 @@ void declared(const nlohmann::json& config, const nn::TensorMap&, nn::TensorMap&
   const nlohmann::json& json = config.at("config");
   std::vector<nn::ParameterSpec> all;
   switch (part_of(config)) {
-    case Part::kTransformer: all = specs<WanDit, DitConfig>(json); break;
-    case Part::kVae: all = specs<WanVae, VaeConfig>(json); break;
-    case Part::kTextEncoder: all = specs<Umt5Encoder, Umt5Config>(json); break;
+    case Part::kTransformer:
+      all = specs<WanDit, DitConfig>(json);
+      break;
+    case Part::kVae:
+      all = specs<WanVae, VaeConfig>(json);
+      break;
+    case Part::kTextEncoder:
+      all = specs<Umt5Encoder, Umt5Config>(json);
+      break;
   }
-  for (const nn::ParameterSpec& spec : all) out[spec.name] = at::tensor(spec.shape, at::kLong);
+  for (const nn::ParameterSpec& spec : all)
+    out[spec.name] = at::tensor(spec.shape, at::kLong);
 }
 
 // {"part"}, tensors of any values under original names -> the same under the names the modules declare

@@ -16,8 +16,10 @@ TEST(Share, WilsonIntervalMatchesPublishedValues) {
 
 TEST(Accuracy, CountsEachAttributeAndAControl) {
   Accuracy accuracy;
-  ClipSpec red{.shape = Shape::kCircle, .colour = Colour::kRed, .background = Background::kWhite, .motion = Motion::kUp};
-  ClipSpec blue{.shape = Shape::kStar, .colour = Colour::kBlue, .background = Background::kWhite, .motion = Motion::kDown};
+  ClipSpec red{
+      .shape = Shape::kCircle, .colour = Colour::kRed, .background = Background::kWhite, .motion = Motion::kUp};
+  ClipSpec blue{
+      .shape = Shape::kStar, .colour = Colour::kBlue, .background = Background::kWhite, .motion = Motion::kDown};
   accuracy.add(red, {Shape::kCircle, Colour::kRed, Background::kWhite, Motion::kUp});
   accuracy.add(blue, {Shape::kCircle, Colour::kBlue, Background::kWhite, std::nullopt});
   const auto shares = accuracy.shares(), control = accuracy.control();

@@ -26,7 +26,8 @@ Score score(int64_t frames, int64_t size, double noise, bool shuffle) {
     const ClipSpec spec = random_spec(1000 + i, i % 2 == 0);
     Clip clip = render(spec, frames, size, size);
     if (noise > 0)
-      for (auto& v : clip.rgb) v = static_cast<uint8_t>(std::clamp(std::lround(v + gauss(random)), 0l, 255l));
+      for (auto& v : clip.rgb)
+        v = static_cast<uint8_t>(std::clamp(std::lround(v + gauss(random)), 0l, 255l));
     const ClipSpec claimed = shuffle ? random_spec(900000 + i, false) : spec;
     const Agreement a = compare(check_clip(clip.rgb.data(), frames, size, size), claimed);
     s.shape += a.shape, s.colour += a.colour, s.background += a.background, s.motion += a.motion;
@@ -41,9 +42,15 @@ void expect_right(const Score& s, double share) {
   EXPECT_GE(s.motion, share * kClips);
 }
 
-TEST(ClipChecker, ReadsRenderedClipsAtTheFinalGrid) { expect_right(score(33, 256, 0.0, false), 0.98); }
-TEST(ClipChecker, ReadsRenderedClipsAtHalfTheSize) { expect_right(score(17, 128, 0.0, false), 0.98); }
-TEST(ClipChecker, ReadsNoisyClips) { expect_right(score(17, 128, 12.0, false), 0.98); }
+TEST(ClipChecker, ReadsRenderedClipsAtTheFinalGrid) {
+  expect_right(score(33, 256, 0.0, false), 0.98);
+}
+TEST(ClipChecker, ReadsRenderedClipsAtHalfTheSize) {
+  expect_right(score(17, 128, 0.0, false), 0.98);
+}
+TEST(ClipChecker, ReadsNoisyClips) {
+  expect_right(score(17, 128, 12.0, false), 0.98);
+}
 
 TEST(ClipChecker, ScoresAtChanceOnShuffledLabels) {
   const Score s = score(9, 96, 0.0, true);
@@ -64,7 +71,8 @@ TEST(ClipChecker, AStillObjectHasNoMotion) {
   ClipSpec spec = random_spec(3, false);
   const Clip still = render(spec, 1, 96, 96);
   std::vector<uint8_t> rgb;
-  for (int i = 0; i < 9; ++i) rgb.insert(rgb.end(), still.rgb.begin(), still.rgb.end());
+  for (int i = 0; i < 9; ++i)
+    rgb.insert(rgb.end(), still.rgb.begin(), still.rgb.end());
   EXPECT_FALSE(check_clip(rgb.data(), 9, 96, 96).motion.has_value());
 }
 
@@ -102,7 +110,8 @@ TEST(Clips, AFifthIsHeldOutAndNoPairOfValuesIsMissingFromTraining) {
           }
           const int v[] = {s, c, b, m};
           for (int i = 0; i < 4; ++i)
-            for (int j = i + 1; j < 4; ++j) pairs.insert({i, j, v[i], v[j]});
+            for (int j = i + 1; j < 4; ++j)
+              pairs.insert({i, j, v[i], v[j]});
         }
   EXPECT_EQ(total, 840);
   EXPECT_EQ(out, 168);
@@ -131,7 +140,9 @@ TEST(Clips, CaptionsNameEveryAttribute) {
   EXPECT_EQ(forms.size(), size_t(kCaptionForms));
 }
 
-TEST(Clips, RefusesAnEmptySize) { EXPECT_THROW(render(ClipSpec{}, 0, 64, 64), Error); }
+TEST(Clips, RefusesAnEmptySize) {
+  EXPECT_THROW(render(ClipSpec{}, 0, 64, 64), Error);
+}
 
 }  // namespace
 }  // namespace fpsa::train

@@ -76,7 +76,8 @@ TEST(VaeObjective, LossFallsFromTheIdentityLikeStart) {
   VaeObjective objective(1);
   const Recipe recipe = vae_recipe(1);
   objective.enter(recipe.stages[0], 0, 0);
-  Optimizer optimizer(objective.parameters(), [&](const auto& n, const auto& w) { return objective.is_matrix(n, w); }, {});
+  Optimizer optimizer(objective.parameters(), [&](const auto& n, const auto& w) { return objective.is_matrix(n, w); },
+                      {});
   double first = 0, last = 0;
   for (int64_t step = 0; step < 24; ++step) {
     const double loss = vae_loss(objective, optimizer, step);
@@ -99,9 +100,11 @@ TEST(VaeObjective, DecoderOnlyLeavesTheEncoderAlone) {
   VaeObjective objective(1, /*decoder_only=*/true);
   const Recipe recipe = vae_recipe(1);
   objective.enter(recipe.stages[0], 0, 0);
-  Optimizer optimizer(objective.parameters(), [&](const auto& n, const auto& w) { return objective.is_matrix(n, w); }, {});
+  Optimizer optimizer(objective.parameters(), [&](const auto& n, const auto& w) { return objective.is_matrix(n, w); },
+                      {});
   nn::TensorMap before;
-  for (const auto& [name, w] : objective.parameters()) before.emplace(name, w.detach().clone());
+  for (const auto& [name, w] : objective.parameters())
+    before.emplace(name, w.detach().clone());
   vae_loss(objective, optimizer, 0);
   for (const auto& [name, w] : objective.parameters()) {
     const bool frozen = name.starts_with("encoder.") || name.starts_with("quant_conv.");
@@ -109,7 +112,8 @@ TEST(VaeObjective, DecoderOnlyLeavesTheEncoderAlone) {
       EXPECT_TRUE(at::equal(w.detach(), before.at(name))) << name;
     }
   }
-  EXPECT_FALSE(at::equal(objective.parameters().at("decoder.conv_in.weight").detach(), before.at("decoder.conv_in.weight")));
+  EXPECT_FALSE(
+      at::equal(objective.parameters().at("decoder.conv_in.weight").detach(), before.at("decoder.conv_in.weight")));
 }
 
 TEST(DitObjective, SixStepsEqualThreePlusResumePlusThree) {
@@ -126,7 +130,8 @@ TEST(DitObjective, SixStepsEqualThreePlusResumePlusThree) {
   const auto a = nn::load_tensors(whole.path / "checkpoint.safetensors").tensors;
   const auto b = nn::load_tensors(split.path / "checkpoint.safetensors").tensors;
   ASSERT_EQ(a.size(), b.size());
-  for (const auto& [name, tensor] : a) EXPECT_TRUE(at::equal(tensor, b.at(name))) << name;
+  for (const auto& [name, tensor] : a)
+    EXPECT_TRUE(at::equal(tensor, b.at(name))) << name;
 }
 
 TEST(DitObjective, LossFalls) {
@@ -135,7 +140,8 @@ TEST(DitObjective, LossFalls) {
   const Recipe recipe = dit_recipe(1);
   DitObjective objective(recipe, {model.path / "vae", model.path / "tokenizer", model.path / "latents"});
   objective.enter(recipe.stages[0], 0, 0);
-  Optimizer optimizer(objective.parameters(), [&](const auto& n, const auto& w) { return objective.is_matrix(n, w); }, {});
+  Optimizer optimizer(objective.parameters(), [&](const auto& n, const auto& w) { return objective.is_matrix(n, w); },
+                      {});
   double first = 0, last = 0;
   for (int64_t step = 0; step < 40; ++step) {
     const Loss loss = objective.loss(step, 0);
@@ -166,7 +172,8 @@ DitModel random_model(nn::RandomInit& init, const models::wan::Tokenizer& tokeni
   DitModel model(init, tokenizer.vocab_size());
   at::NoGradGuard no_grad;
   auto generator = at::detail::createCPUGenerator(4);
-  for (auto& [name, w] : init.tensors) w.detach().add_(at::randn(w.sizes(), generator, at::kFloat), 0.1);
+  for (auto& [name, w] : init.tensors)
+    w.detach().add_(at::randn(w.sizes(), generator, at::kFloat), 0.1);
   return model;
 }
 
@@ -176,7 +183,8 @@ TEST(TextCondition, MultiplicityEqualsFiveHundredAndTwelveRows) {
   nn::RandomInit init(2);
   DitModel model = random_model(init, tokenizer);
   const auto attention = accel::make_dense();
-  const TextCondition text = encode_prompts(model.text, tokenizer, {"a red circle moves left on a gray background", ""});
+  const TextCondition text =
+      encode_prompts(model.text, tokenizer, {"a red circle moves left on a gray background", ""});
   EXPECT_TRUE(at::allclose(text.multiplicity.sum(1), at::full({2}, 512.0f)));
 
   auto generator = at::detail::createCPUGenerator(8);
@@ -236,7 +244,8 @@ TEST(ClipBatch, TokenCoverageIsTheMeanOverItsPixels) {
   clip.frames = 5, clip.height = 32, clip.width = 32;
   clip.coverage.assign(5 * 32 * 32, 0);
   for (int64_t y = 0; y < 8; ++y)  // half of the first token's rows, in frame 2 only
-    for (int64_t x = 0; x < 16; ++x) clip.coverage[static_cast<size_t>((2 * 32 + y) * 32 + x)] = 255;
+    for (int64_t x = 0; x < 16; ++x)
+      clip.coverage[static_cast<size_t>((2 * 32 + y) * 32 + x)] = 255;
   const at::Tensor cover = token_coverage(clip, {2, 2, 2});
   EXPECT_NEAR(cover[0].item<double>(), 0.0, 1e-6);
   EXPECT_NEAR(cover[4].item<double>(), 0.5 / 4, 1e-6);
@@ -267,8 +276,8 @@ TEST(Export, WritesAFolderThatLoadsAgain) {
   export_pipeline(folder.path, init.tensors, tokenizer.vocab_size());
   const auto transformer = nn::load_tensors(folder.path / "transformer").tensors;
   nn::CheckpointSource source(transformer, at::kBFloat16, "transformer");
-  const models::wan::WanDit dit(models::wan::DitConfig::from_json(io::read_json(folder.path / "transformer" / "config.json")),
-                                nn::Scope(source));
+  const models::wan::WanDit dit(
+      models::wan::DitConfig::from_json(io::read_json(folder.path / "transformer" / "config.json")), nn::Scope(source));
   EXPECT_NO_THROW(source.finish());
   EXPECT_EQ(io::read_json(folder.path / "model_index.json")["_class_name"], "WanPipeline");
   EXPECT_EQ(VaeCodec::load(folder.path / "vae").config().latents_std.size(), 8u);

@@ -16,10 +16,14 @@ at::Tensor leaf(at::IntArrayRef sizes, uint64_t seed) {
   return at::randn(sizes, generator, at::kFloat).requires_grad_(true);
 }
 
-bool by_dimension(const std::string&, const at::Tensor& weight) { return weight.dim() >= 2; }
+bool by_dimension(const std::string&, const at::Tensor& weight) {
+  return weight.dim() >= 2;
+}
 
 // Gradient of 0.5 |w - target|^2.
-void pull(const at::Tensor& weight, double target) { (0.5 * (weight - target).square().sum()).backward(); }
+void pull(const at::Tensor& weight, double target) {
+  (0.5 * (weight - target).square().sum()).backward();
+}
 
 TEST(Orthogonalise, SingularValuesComeNearOne) {
   for (const auto& shape : {std::vector<int64_t>{3, 24, 40}, {2, 40, 24}, {1, 16, 16}}) {
@@ -65,7 +69,8 @@ TEST(Optimizer, FollowsAdamWByHand) {
       weight[i] *= 1 - 1e-2 * 0.1;
       mean[i] = 0.9 * mean[i] + 0.1 * g;
       square[i] = 0.99 * square[i] + 0.01 * g * g;
-      weight[i] -= 1e-2 * (mean[i] / (1 - std::pow(0.9, step))) / (std::sqrt(square[i] / (1 - std::pow(0.99, step))) + 1e-8);
+      weight[i] -=
+          1e-2 * (mean[i] / (1 - std::pow(0.9, step))) / (std::sqrt(square[i] / (1 - std::pow(0.99, step))) + 1e-8);
       EXPECT_NEAR(w[i].item<double>(), weight[i], 1e-6) << "step " << step;
     }
   }
@@ -134,15 +139,18 @@ TEST(Optimizer, StateRoundTripContinuesBitForBit) {
     {
       Optimizer first(parameters, by_dimension, {});
       for (int i = 0; i < steps_before; ++i) {
-        for (const auto& [name, w] : parameters) pull(w, 0.3);
+        for (const auto& [name, w] : parameters)
+          pull(w, 0.3);
         first.step(1e-2);
       }
-      for (const auto& [name, t] : first.state()) saved.emplace(name, t.clone());
+      for (const auto& [name, t] : first.state())
+        saved.emplace(name, t.clone());
     }
     Optimizer second(parameters, by_dimension, {});
     second.load_state(saved);
     for (int i = 0; i < steps_after; ++i) {
-      for (const auto& [name, w] : parameters) pull(w, 0.3);
+      for (const auto& [name, w] : parameters)
+        pull(w, 0.3);
       second.step(1e-2);
     }
     return std::pair(parameters.at("m").detach().clone(), second.averaged().at("v").clone());

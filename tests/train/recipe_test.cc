@@ -57,7 +57,8 @@ TEST(Recipe, ErrorsNameKeyAndExpectation) {
   EXPECT_NE(failure("kind = \"gan\"\n" + stage).find("\"vae\" or \"dit\""), std::string::npos);
   EXPECT_NE(failure("kind = \"dit\"\nspeed = 1\n" + stage).find("speed: unknown key"), std::string::npos);
   EXPECT_NE(failure("kind = \"dit\"\n").find("at least one [[stage]]"), std::string::npos);
-  EXPECT_NE(failure("kind = \"dit\"\n[[stage]]\nsteps = 1\nminutes = 2\n").find("either steps or minutes"), std::string::npos);
+  EXPECT_NE(failure("kind = \"dit\"\n[[stage]]\nsteps = 1\nminutes = 2\n").find("either steps or minutes"),
+            std::string::npos);
   EXPECT_NE(failure("kind = \"dit\"\n[[stage]]\n").find("either steps or minutes"), std::string::npos);
   EXPECT_NE(failure("kind = \"dit\"\n[[stage]]\nsteps = 1\nframes = 16\n").find("4n+1"), std::string::npos);
   EXPECT_NE(failure("kind = \"dit\"\n[[stage]]\nsteps = -1\n").find("stage 0: steps"), std::string::npos);
@@ -69,7 +70,9 @@ TEST(Recipe, ErrorsNameKeyAndExpectation) {
   EXPECT_NE(failure("kind = \n").find("r.toml:1:"), std::string::npos);
 }
 
-TEST(Recipe, AMissingFileIsNamed) { EXPECT_THROW(load_recipe("no/such/recipe.toml"), Error); }
+TEST(Recipe, AMissingFileIsNamed) {
+  EXPECT_THROW(load_recipe("no/such/recipe.toml"), Error);
+}
 
 }  // namespace
 }  // namespace fpsa::train

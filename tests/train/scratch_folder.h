@@ -11,7 +11,8 @@ namespace fpsa::train {
 struct ScratchFolder {
   ScratchFolder() {
     static int count = 0;
-    path = std::filesystem::temp_directory_path() / ("fpsa-train-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
+    path = std::filesystem::temp_directory_path() /
+           ("fpsa-train-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
     std::filesystem::create_directories(path);
   }
   ~ScratchFolder() {

@@ -115,8 +115,8 @@ void DitConfig::check() const {
                        in_channels, out_channels, text_dim, freq_dim, ffn_dim, num_layers, rope_max_seq_len})
     FPSA_CHECK(size >= 1 && size <= kLargestSize, "transformer config: every size must be from 1 to ", kLargestSize,
                ", received ", size);
-  FPSA_CHECK(num_layers <= kMostLayers, "transformer config: 'num_layers' must be at most ", kMostLayers,
-             ", received ", num_layers);
+  FPSA_CHECK(num_layers <= kMostLayers, "transformer config: 'num_layers' must be at most ", kMostLayers, ", received ",
+             num_layers);
   for (int64_t size : patch_size)
     FPSA_CHECK(size <= kLargestPatch, "transformer config: 'patch_size' must be at most ", kLargestPatch,
                " along each axis, received ", size);

@@ -142,7 +142,9 @@ Tokenizer Tokenizer::load(const fs::path& path) {
   return build(read_file(model_path), model_path, folder / "tokenizer.json");
 }
 
-Tokenizer Tokenizer::parse(std::string_view model, const std::string& origin) { return build(model, origin, {}); }
+Tokenizer Tokenizer::parse(std::string_view model, const std::string& origin) {
+  return build(model, origin, {});
+}
 
 Tokenizer Tokenizer::build(std::string_view model, const fs::path& model_path, const fs::path& fast_path) {
   auto state = std::make_unique<State>();

@@ -89,8 +89,9 @@ void VaeConfig::check() const {
              dim_mult.size());
   for (int64_t m : dim_mult) {
     check_size("dim_mult's entries", m, kLargestWidth);
-    FPSA_CHECK(std::max(base_dim, decoder_dim()) * m <= kLargestWidth, "VAE config: dim_mult: a level may have at most ",
-               kLargestWidth, " channels, received ", std::max(base_dim, decoder_dim()), " * ", m);
+    FPSA_CHECK(std::max(base_dim, decoder_dim()) * m <= kLargestWidth,
+               "VAE config: dim_mult: a level may have at most ", kLargestWidth, " channels, received ",
+               std::max(base_dim, decoder_dim()), " * ", m);
   }
   FPSA_CHECK(temperal_downsample.size() + 1 == dim_mult.size(), "VAE config: temperal_downsample must have ",
              dim_mult.size() - 1, " entries (one fewer than dim_mult), received ", temperal_downsample.size());
@@ -99,8 +100,8 @@ void VaeConfig::check() const {
   check_size("in_channels", in_channels, kLargestWidth);
   check_size("out_channels", out_channels, kLargestWidth);
   for (size_t i = 1; i < dim_mult.size(); ++i) {  // an up-sampling halves the channels of its level
-    FPSA_CHECK(decoder_dim() * dim_mult[i] % 2 == 0, "VAE config: decoder_base_dim * dim_mult[",
-               i, "] must be even, received ", decoder_dim(), " * ", dim_mult[i]);
+    FPSA_CHECK(decoder_dim() * dim_mult[i] % 2 == 0, "VAE config: decoder_base_dim * dim_mult[", i,
+               "] must be even, received ", decoder_dim(), " * ", dim_mult[i]);
   }
   auto z = static_cast<size_t>(z_dim);
   FPSA_CHECK(latents_mean.size() == latents_std.size() && (latents_mean.empty() || latents_mean.size() == z),

@@ -222,7 +222,8 @@ TEST(Deduce, ForeignSizesAndMissingTensorsAreNamed) {
 TEST(Deduce, TensorsWithoutElementsAreRefused) {
   const SmallModel model = small_model();
   for (const auto& [name, shape] : std::vector<std::pair<std::string, std::vector<int64_t>>>{
-           {"encoder.conv_in.weight", {0, 3, 3, 3, 3}}, {"encoder.mid_block.resnets.0.conv1.weight", {0, 8, 3, 3, 3}}}) {
+           {"encoder.conv_in.weight", {0, 3, 3, 3, 3}},
+           {"encoder.mid_block.resnets.0.conv1.weight", {0, 8, 3, 3, 3}}}) {
     nn::TensorMap tensors = model.vae_tensors;
     tensors[name] = at::empty(shape, at::kMeta);
     FPSA_EXPECT_CONTAINS(error_of<Error>([&] { deduce_vae_config(tensors, "f"); }), "every extent");
