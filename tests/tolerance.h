@@ -2,35 +2,28 @@
 // the form `inline constexpr double kName = value;  // reason`. A tolerance is derived, never loosened to pass.
 #pragma once
 
+// clang-format off
 namespace fpsa::tolerance {
 
-inline constexpr double kModelF32 = 1e-4;  // models against diffusers/transformers, F32: max error / output range
+inline constexpr double kModelF32 = 1e-4;       // models against diffusers/transformers, F32: max error / output range
 inline constexpr double kSamplerTrajectory = 1e-5;  // sampler trajectories against diffusers, F32: relative to range
 inline constexpr double kPipelineLatents = 1e-3;    // whole pipeline's latents, F32: relative to range
 
-inline constexpr double kComposedF32 =
-    1e-5;  // composed attention against F64: 80 eps, sums of up to 1100 terms, relative to range
+inline constexpr double kComposedF32 = 1e-5;  // composed attention against F64: 80 eps, sums of up to 1100 terms, relative to range
 
 inline constexpr double kComposedF64 = 1e-12;  // the same in F64: 1e4 eps, values and gradients up to about 10
-inline constexpr double kAttentionF32 =
-    2.0;  // F32 kernels against F64 sums: factor on the bound of dot, exp2 and row sums
-inline constexpr double kAttentionBf16 =
-    0.0079;  // bf16 kernels: two roundings of P of 2^-8 each at most, relative to max |v|
-inline constexpr double kAttentionE4m3 =
-    0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
+inline constexpr double kAttentionF32 = 2.0;   // F32 kernels against F64 sums: factor on the bound of dot, exp2 and row sums
+inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings of P of 2^-8 each at most, relative to max |v|
+inline constexpr double kAttentionE4m3 = 0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
 inline constexpr double kAttentionE4m3Rms = 1e-3;  // e4m3 kernels: flips are rare, so the root mean square stays small
-inline constexpr double kAttentionE4m3Codes =
-    1e-5;  // e4m3 kernels on known codes: exp2 2.6e-6 in the row sum, S2 up to 16 in F32, |v| <= 1
-inline constexpr double kOpsF32 =
-    2e-6;  // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
-inline constexpr double kOpsBf16 =
-    0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
+inline constexpr double kAttentionE4m3Codes = 1e-5;  // e4m3 kernels on known codes: exp2 2.6e-6 in the row sum, S2 up to 16 in F32, |v| <= 1
+inline constexpr double kOpsF32 = 2e-6;   // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
+inline constexpr double kOpsBf16 = 0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
 inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the same Q, K, V: P rounded by 2^-4 at most
 
-inline constexpr double kNormActF32 =
-    2e-6;  // the VAE's fused norm and SiLU against composed operators: 16 eps, relative to range
-inline constexpr double kFiniteDifferenceF64 =
-    1e-6;  // central differences in F64, step 1e-6: rounding 1e-15 * |loss| / step, |loss| < 1e3
+inline constexpr double kNormActF32 = 2e-6;  // the VAE's fused norm and SiLU against composed operators: 16 eps, relative to range
+inline constexpr double kFiniteDifferenceF64 = 1e-6;  // central differences in F64, step 1e-6: rounding 1e-15 * |loss| / step, |loss| < 1e3
 inline constexpr double kVaeBf16 = 0.08;  // VAE in BF16 against F32: 40 roundings of 2^-9 in a row, relative to range
 
 }  // namespace fpsa::tolerance
+// clang-format on
