@@ -12,13 +12,11 @@
 
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/plan.h"
+#include "fpsa/plan/attention_plan.h"
 
 namespace fpsa::ops {
 
-enum class Precision {
-  kNone,  // the tensors' own dtype
-  kE4m3,  // Q, K, V quantised here, P inside the kernel
-};
+using plan::Precision;
 
 struct AttentionOptions {
   Precision precision = Precision::kNone;
@@ -42,8 +40,8 @@ struct AttentionResult {
 ///   Layout    any strides whose innermost is 1 are read in place
 ///   Numerics  F32 or BF16 in and out, all alike; kernel/attention.h says how. A plan that is dense, at precision
 ///             kNone, gives the bits of dense_attention
-///   Threads   at::parallel_for over (batch, head, query block); the bytes do not depend on the number of threads
-///   Errors    c10::Error names argument, expected, received, remedy. No gradients: an input that requires them
+///   Threads   at::parallel_for over units of work (plan/attention_plan.h); the bytes do not depend on the number of
+///   threads Errors    c10::Error names argument, expected, received, remedy. No gradients: an input that requires them
 ///             while they are enabled is an error that names composed_attention
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                           const AttentionOptions& options = {});

@@ -4,7 +4,6 @@
 #include <list>
 #include <mutex>
 
-#include "fpsa/base/check.h"
 #include "fpsa/pattern/registry.h"
 
 namespace fpsa::ops {
@@ -20,19 +19,6 @@ struct Key {
 constexpr size_t kMaxPlans = 32;
 
 }  // namespace
-
-Plan::Plan(const pattern::Grid& grid, const pattern::Grid& tile, const pattern::Grid& granularity,
-           pattern::BlockMask mask)
-    : order_(grid, tile, granularity), groups_(pattern::token_groups(order_)), mask_(std::move(mask)) {
-  pattern::check_mask(mask_);
-  FPSA_CHECK(mask_.rows == order_.tile_count() && mask_.cols == order_.tile_count(), "mask: expected ",
-             order_.tile_count(), " x ", order_.tile_count(), " tiles for grid ", pattern::to_string(grid),
-             " and tile ", pattern::to_string(tile), ", got ", mask_.rows, " x ", mask_.cols);
-  for (int64_t head = 0; head < mask_.heads(); ++head)
-    visibility_.emplace_back(mask_, head, order_.tile_begin(), order_.tile_begin());
-  density_ = pattern::density(mask_, order_);
-  dense_ = static_cast<int64_t>(mask_.col.size()) == mask_.heads() * mask_.rows * mask_.cols;
-}
 
 std::shared_ptr<const Plan> plan_for(const pattern::Grid& grid, const pattern::Grid& tile,
                                      const pattern::Grid& granularity, const std::string& pattern,

@@ -1,32 +1,25 @@
 #include "fpsa/ops/quantize.h"
 
-#include <ATen/Parallel.h>
-
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/environment.h"
+#include "fpsa/ops/parallel.h"
 #include "fpsa/ops/views.h"
+#include "fpsa/plan/quantize.h"
 
 namespace fpsa::ops {
 namespace {
 
-struct Input {
-  at::Tensor x;  // [B,L,H,D]
-  const Plan& plan;
-
-  kernel::QuantizeInput head(int64_t i) const {
-    const int64_t heads = x.size(2);
-    return {rows_of(x, i / heads, i % heads, plan.order().to_raster().data()), kernel_dtype(x.scalar_type()), x.size(1),
-            x.size(3)};
-  }
-};
-
-Input checked(const at::Tensor& x, const Plan& plan, bool heads_first, const char* op) {
+at::Tensor checked(const at::Tensor& x, const Plan& plan, bool heads_first, const char* op) {
   apply_environment();
   check_tokens(x, op, "x", heads_first);
-  Input input{tokens_first(x, heads_first), plan};
-  TORCH_CHECK(input.x.size(1) == plan.tokens(), op, ": x must have the ", plan.tokens(), " tokens of grid ",
-              pattern::to_string(plan.order().grid()), ", got ", input.x.size(1));
-  return input;
+  const auto view = tokens_first(x, heads_first);
+  TORCH_CHECK(view.size(1) == plan.tokens(), op, ": x must have the ", plan.tokens(), " tokens of grid ",
+              pattern::to_string(plan.order().grid()), ", got ", view.size(1));
+  return view;
+}
+
+plan::QuantizeSource heads_of(const at::Tensor& x) {
+  return {source_of(x), kernel_dtype(x.scalar_type()), x.size(0), x.size(2), x.size(3)};
 }
 
 Quantized allocate(const at::Tensor& x, int64_t scales_per_head) {
@@ -39,32 +32,21 @@ Quantized allocate(const at::Tensor& x, int64_t scales_per_head) {
 }  // namespace
 
 Quantized quantize_tokens(const at::Tensor& x, const Plan& plan, bool heads_first) {
-  const Input input = checked(x, plan, heads_first, "quantize_tokens");
-  const int64_t groups = plan.groups().count, tokens = plan.tokens(), dim = input.x.size(3);
-  auto result = allocate(input.x, groups);
-  result.token_scale = at::empty({input.x.size(0), input.x.size(2), tokens}, result.scales.options());
-  auto* codes = result.codes.mutable_data_ptr<uint8_t>();
-  auto *scales = result.scales.mutable_data_ptr<float>(), *token_scale = result.token_scale.mutable_data_ptr<float>();
-  const auto& entry = kernel::quantize();
-  at::parallel_for(0, input.x.size(0) * input.x.size(2), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      entry.kernel.tokens(input.head(i), plan.groups().of_token.data(), groups, codes + i * tokens * dim,
-                          scales + i * groups, token_scale + i * tokens);
-  });
+  const auto view = checked(x, plan, heads_first, "quantize_tokens");
+  auto result = allocate(view, plan.groups().count);
+  result.token_scale = at::empty({view.size(0), view.size(2), plan.tokens()}, result.scales.options());
+  TorchRunner runner;
+  plan::quantize_tokens(kernel::quantize().kernel, plan, heads_of(view), result.codes.mutable_data_ptr<uint8_t>(),
+                        result.scales.mutable_data_ptr<float>(), result.token_scale.mutable_data_ptr<float>(), runner);
   return result;
 }
 
 Quantized quantize_channels(const at::Tensor& x, const Plan& plan, bool heads_first) {
-  const Input input = checked(x, plan, heads_first, "quantize_channels");
-  const int64_t tokens = plan.tokens(), dim = input.x.size(3);
-  auto result = allocate(input.x, dim);
-  auto* codes = result.codes.mutable_data_ptr<uint8_t>();
-  auto* scales = result.scales.mutable_data_ptr<float>();
-  const auto& entry = kernel::quantize();
-  at::parallel_for(0, input.x.size(0) * input.x.size(2), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      entry.kernel.channels(input.head(i), codes + i * tokens * dim, scales + i * dim);
-  });
+  const auto view = checked(x, plan, heads_first, "quantize_channels");
+  auto result = allocate(view, view.size(3));
+  TorchRunner runner;
+  plan::quantize_channels(kernel::quantize().kernel, plan, heads_of(view), result.codes.mutable_data_ptr<uint8_t>(),
+                          result.scales.mutable_data_ptr<float>(), runner);
   return result;
 }
 

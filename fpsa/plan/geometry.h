@@ -1,0 +1,44 @@
+// What attention needs to know about a grid, a tile, a granularity and a mask, computed once and shared.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "fpsa/kernel/visibility.h"
+#include "fpsa/pattern/mask.h"
+#include "fpsa/pattern/order.h"
+
+namespace fpsa::plan {
+
+/// Token order, scale groups and blocks; the number of heads, their width and their dtype are not part of it.
+/// Immutable after construction, so any number of threads and plans may use one.
+class Geometry {
+ public:
+  /// Errors    as pattern::TileOrder and pattern::check_mask; a mask whose tile counts are not those of the grid
+  Geometry(const pattern::Grid& grid, const pattern::Grid& tile, const pattern::Grid& granularity,
+           pattern::BlockMask mask);
+
+  const pattern::TileOrder& order() const { return order_; }
+  const pattern::TokenGroups& groups() const { return groups_; }
+  const pattern::BlockMask& mask() const { return mask_; }
+  int64_t tokens() const { return order_.tokens(); }
+  double density() const { return density_; }
+  bool dense() const { return dense_; }  // every query sees every key, in every head
+  const kernel::Visibility& visibility(int64_t head) const { return visibility_[stored(head)]; }
+  /// The blocks of visibility(head), the costly ones first.
+  std::span<const kernel::QueryBlock> work(int64_t head) const { return work_[stored(head)]; }
+
+ private:
+  size_t stored(int64_t head) const { return visibility_.size() == 1 ? 0 : static_cast<size_t>(head); }
+
+  pattern::TileOrder order_;
+  pattern::TokenGroups groups_;
+  pattern::BlockMask mask_;
+  std::vector<kernel::Visibility> visibility_;  // one when the mask is shared
+  std::vector<std::vector<kernel::QueryBlock>> work_;
+  double density_;
+  bool dense_;
+};
+
+}  // namespace fpsa::plan

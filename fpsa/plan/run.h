@@ -1,0 +1,53 @@
+// One attention by a plan.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "fpsa/plan/attention_plan.h"
+#include "fpsa/plan/parallel.h"
+#include "fpsa/plan/strided.h"
+
+namespace fpsa::plan {
+
+/// Where the result goes.
+struct Output {
+  Target out;                // [B,H,Lq,D] of the plan's dtype, raster order
+  float* lse = nullptr;      // [B,H,Lq] contiguous, natural log, raster order; or null
+  float* row_max = nullptr;  // likewise, integers in log2 units; or null
+};
+
+/// Q, K, V of the plan's dtype, raster order.
+struct Inputs {
+  Source q, k, v;
+};
+
+/// Q, K, V quantised before, in tile order; real = code x scale.
+struct Codes {
+  Source q, k, v;                  // uint8_t
+  const float* q_scale = nullptr;  // [B,H,Lq] contiguous, by position in tile order
+  const float* k_scale = nullptr;  // [B,H,Lk], likewise
+  const float* v_scale = nullptr;  // [B,H,D]
+};
+
+/// out = softmax(softmax_scale q k^T over the plan's visible keys) v.
+///   Shapes    q, out [B,H,Lq,D]; k, v [B,H,Lk,D]; B = batch, which may be 0
+///   Layout    workspace kWorkspaceAlignment-aligned, of plan.workspace_bytes(batch, workers) bytes or more, where
+///             workers is the runner's number or fewer: as many are used as it has room for
+///   Requires  no output overlaps an input, another output or the workspace
+///   Edges     kernel/attention.h
+///   Numerics  kernel/attention.h and kernel/quantize.h
+///   Threads   on the runner; nothing is allocated. The bytes do not depend on the number of workers. One plan may run
+///             on many threads, each with its own workspace
+///   Errors    fpsa::Error: a missing pointer, an output that is an input, a scale that is not finite, a workspace
+///             that is misaligned or too small for one worker
+void run(const AttentionPlan& plan, int64_t batch, const Inputs& inputs, float softmax_scale, const Output& output,
+         std::span<std::byte> workspace, ParallelRunner& runner);
+
+/// The same from codes: nothing is quantised, and the bytes are those of run() on what the codes came from.
+///   Requires  the plan's precision is not kNone
+void run_codes(const AttentionPlan& plan, int64_t batch, const Codes& codes, float softmax_scale, const Output& output,
+               std::span<std::byte> workspace, ParallelRunner& runner);
+
+}  // namespace fpsa::plan

@@ -1,0 +1,66 @@
+#include "fpsa/plan/geometry.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "fpsa/base/check.h"
+
+namespace fpsa::plan {
+namespace {
+
+using pattern::Grid;
+
+int64_t cost(const kernel::QueryBlock& block) {
+  int64_t keys = 0;
+  for (int32_t r = 0; r < block.range_count; ++r)
+    keys += block.ranges[r].end - block.ranges[r].begin;
+  return keys * (block.end - block.begin);
+}
+
+TEST(Geometry, WorkIsEveryBlockOnceAndTheCostlyFirst) {
+  const Grid grid{5, 7, 9}, tile{2, 3, 4};
+  const int64_t tiles = pattern::tiles_per_axis(grid, tile).volume();
+  std::vector<uint8_t> lower(static_cast<size_t>(tiles * tiles));
+  for (int64_t row = 0; row < tiles; ++row)
+    for (int64_t col = 0; col < row; ++col)  // the first row sees nothing
+      lower[static_cast<size_t>(row * tiles + col)] = 1;
+  const Geometry geometry(
+      grid, tile, tile,
+      pattern::per_head({pattern::from_matrix(lower, 1, tiles, tiles), pattern::sliding_tile(grid, tile, {1, 2, 2})}));
+  for (const int64_t head : {0, 1}) {
+    const auto blocks = geometry.visibility(head).blocks(), work = geometry.work(head);
+    ASSERT_EQ(blocks.size(), work.size());
+    std::set<int32_t> begins;
+    int64_t largest = 0;
+    for (const auto& block : work) {
+      begins.insert(block.begin);
+      largest = std::max(largest, cost(block));
+    }
+    EXPECT_EQ(begins.size(), blocks.size());
+    for (size_t i = 1; i < work.size(); ++i)  // within a class of a quarter
+      EXPECT_LE(cost(work[i]), cost(work[i - 1]) + largest / 4) << i;
+    EXPECT_LE(cost(work.back()), largest / 4 + 1);
+  }
+  EXPECT_EQ(cost(geometry.work(0).back()), 0);
+}
+
+TEST(Geometry, SaysWhetherEveryPairIsVisible) {
+  const Grid grid{2, 4, 4}, tile{1, 2, 4};
+  EXPECT_TRUE(Geometry(grid, tile, tile, pattern::dense(grid, tile)).dense());
+  const Geometry sparse(grid, tile, tile, pattern::sliding_tile(grid, tile, {1, 1, 1}));
+  EXPECT_FALSE(sparse.dense());
+  EXPECT_EQ(sparse.density(), 0.25);
+}
+
+TEST(Geometry, RefusesAMaskThatDoesNotFit) {
+  const Grid grid{2, 4, 4}, tile{1, 2, 4};
+  EXPECT_THROW(Geometry(grid, tile, tile, pattern::dense(grid, {2, 4, 4})), Error);
+  auto outside = pattern::dense(grid, tile);
+  outside.col.back() = 4;
+  EXPECT_THROW(Geometry(grid, tile, tile, outside), Error);
+  EXPECT_THROW(Geometry(grid, tile, Grid{1, 3, 4}, pattern::dense(grid, tile)), Error);
+}
+
+}  // namespace
+}  // namespace fpsa::plan
