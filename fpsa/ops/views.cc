@@ -25,6 +25,12 @@ kernel::Dtype kernel_dtype(at::ScalarType type) {
   return type == at::kFloat ? kernel::Dtype::kF32 : kernel::Dtype::kBf16;
 }
 
+kernel::RowsView rows_of(const at::Tensor& x, int64_t b, int64_t h, const int32_t* index) {
+  const auto* data = static_cast<const char*>(x.const_data_ptr()) +
+                     (b * x.stride(0) + h * x.stride(2)) * static_cast<int64_t>(x.element_size());
+  return {data, x.stride(1), index};
+}
+
 plan::Source source_of(const at::Tensor& x) {
   return {x.const_data_ptr(), x.stride(0), x.stride(2), x.stride(1)};
 }

@@ -20,6 +20,9 @@ void check_tokens(const at::Tensor& x, std::string_view op, std::string_view nam
 /// The kernels' name of F32 and BF16.
 kernel::Dtype kernel_dtype(at::ScalarType type);
 
+/// Rows of one (batch, head) of a [B,L,H,D] tensor.
+kernel::RowsView rows_of(const at::Tensor& x, int64_t b, int64_t h, const int32_t* index);
+
 /// A [B,L,H,D] tensor as the plan room reads it.
 plan::Source source_of(const at::Tensor& x);
 
