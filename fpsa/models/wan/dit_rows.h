@@ -5,10 +5,9 @@
 
 #include <cstdint>
 
-namespace fpsa::models::wan::rows {
+#include "fpsa/models/wan/bf16_bits.h"
 
-/// A BF16 value as stored; a distinct type so that overloads tell it from integers.
-enum class Bf16 : uint16_t {};
+namespace fpsa::models::wan::rows {
 
 /// RMSNorm of whole rows, times weight [width], then in every head of `head_dim` (a multiple of 16) the rotation of
 /// neighbouring pairs by `turns`: cos, sin, cos, sin ... [length, head_dim], row r of x using row r % length; null:

@@ -90,7 +90,7 @@ at::Tensor forward_fused(const at::Tensor& x, const at::Tensor& gamma, bool silu
   if (x.scalar_type() == at::kFloat) {
     forward_typed<float>(x, g.const_data_ptr<float>(), silu, pad_tokens, out);
   } else {
-    forward_typed<bfloat16_bits>(x, g.const_data_ptr<float>(), silu, pad_tokens, out);
+    forward_typed<rows::Bf16>(x, g.const_data_ptr<float>(), silu, pad_tokens, out);
   }
   return out;
 }
@@ -118,7 +118,7 @@ class RmsNormAct : public torch::autograd::Function<RmsNormAct> {
     if (x.scalar_type() == at::kFloat) {
       backward_typed<float>(x, g.const_data_ptr<float>(), silu, grad, pad_tokens, grad_x, partials);
     } else {
-      backward_typed<bfloat16_bits>(x, g.const_data_ptr<float>(), silu, grad, pad_tokens, grad_x, partials);
+      backward_typed<rows::Bf16>(x, g.const_data_ptr<float>(), silu, grad, pad_tokens, grad_x, partials);
     }
     at::Tensor grad_gamma = partials.sum(0).to(gamma.scalar_type()).view(gamma.sizes());
     return {grad_x, grad_gamma, Variable(), Variable()};

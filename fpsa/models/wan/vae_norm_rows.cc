@@ -1,7 +1,5 @@
 // One row at a time, 16 channels per vector: sum of squares, then scale, gamma and SiLU; a row fits the L1 cache, so
-// memory is read and written once. The vectors are the compiler's own (vector_size), which it lowers to one AVX-512,
-// two AVX2 or four SSE registers: target_clones makes one version of each entry for each. Only internal functions and
-// builtins are inlined into the clones: no wide instruction reaches a shared symbol.
+// memory is read and written once.
 //
 // Loops over single floats were left to the compiler at first; with 16 channels their prologues took 60% of a
 // training step.
@@ -9,65 +7,29 @@
 
 #include <cstddef>
 
-// By feature, not arch=<name>: the latter is chosen only on that very CPU model.
-#define FPSA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define FPSA_INLINE static inline __attribute__((always_inline))
+#include "fpsa/models/wan/row_vectors.h"
 
 namespace fpsa::models::wan {
 namespace {
 
-constexpr int64_t kLanes = 16;
-typedef float F32x16 __attribute__((vector_size(64)));
-typedef float F32x8 __attribute__((vector_size(32)));
-typedef float F32x4 __attribute__((vector_size(16)));
-typedef int32_t I32x16 __attribute__((vector_size(64)));
-typedef uint32_t U32x16 __attribute__((vector_size(64)));
-typedef uint16_t U16x16 __attribute__((vector_size(32)));
-
-FPSA_INLINE F32x16 widen(const float* p) {
-  F32x16 v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-FPSA_INLINE F32x16 widen(const bfloat16_bits* p) {
-  U16x16 v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return (F32x16)(__builtin_convertvector(v, U32x16) << 16);
-}
-FPSA_INLINE void narrow(float* p, F32x16 v) {
-  __builtin_memcpy(p, &v, sizeof v);
-}
-FPSA_INLINE void narrow(bfloat16_bits* p, F32x16 v) {  // round to nearest even; NaN stays NaN
-  U32x16 bits = (U32x16)v;
-  U32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  U32x16 is_number = (U32x16)(v == v);
-  U16x16 out = __builtin_convertvector((rounded & is_number) | (0x7fc0u & ~is_number), U16x16);
-  __builtin_memcpy(p, &out, sizeof out);
-}
+using rows::F32x16, rows::I32x16, rows::Bf16, rows::kLanes, rows::sum;
 
 // A row's last vector may be partial: the missing channels read as 0 and are not written.
 template <class T>
 FPSA_INLINE F32x16 load(const T* p, int64_t count) {
   if (count >= kLanes) [[likely]]
-    return widen(p);
+    return rows::load(p);
   T part[kLanes] = {};
   __builtin_memcpy(part, p, static_cast<std::size_t>(count) * sizeof(T));
-  return widen(part);
+  return rows::load(part);
 }
 template <class T>
 FPSA_INLINE void store(T* p, F32x16 v, int64_t count) {
   if (count >= kLanes) [[likely]]
-    return narrow(p, v);
+    return rows::store(p, v);
   T part[kLanes];
-  narrow(part, v);
+  rows::store(part, v);
   __builtin_memcpy(p, part, static_cast<std::size_t>(count) * sizeof(T));
-}
-
-FPSA_INLINE float sum(F32x16 v) {
-  F32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  F32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
-  return (b[0] + b[1]) + (b[2] + b[3]);
 }
 
 // 1 / (1 + exp(-u)); exp within 2 ulp by Cody-Waite reduction and a degree-6 polynomial, its argument clamped to
@@ -134,12 +96,12 @@ FPSA_INLINE void rows_backward(const T* __restrict x, const float* __restrict ga
       store(dgamma + c, load(dgamma + c, left) + du * n, left);
       du *= g;
       dot += du * n;
-      narrow(scratch + c, du);
+      rows::store(scratch + c, du);
     }
     float mean = sum(dot) / static_cast<float>(channels);
     for (int64_t c = 0; c < channels; c += kLanes) {
       int64_t left = channels - c;
-      store(dx + c, r * (widen(scratch + c) - load(x + c, left) * (r * mean)), left);
+      store(dx + c, r * (rows::load(scratch + c) - load(x + c, left) * (r * mean)), left);
     }
   }
 }
@@ -147,8 +109,7 @@ FPSA_INLINE void rows_backward(const T* __restrict x, const float* __restrict ga
 FPSA_CLONES void forward_f32(const float* x, const float* gamma, float* y, int64_t rows, int64_t channels, bool silu) {
   silu ? rows_forward<true>(x, gamma, y, rows, channels) : rows_forward<false>(x, gamma, y, rows, channels);
 }
-FPSA_CLONES void forward_bf16(const bfloat16_bits* x, const float* gamma, bfloat16_bits* y, int64_t rows,
-                              int64_t channels, bool silu) {
+FPSA_CLONES void forward_bf16(const Bf16* x, const float* gamma, Bf16* y, int64_t rows, int64_t channels, bool silu) {
   silu ? rows_forward<true>(x, gamma, y, rows, channels) : rows_forward<false>(x, gamma, y, rows, channels);
 }
 FPSA_CLONES void backward_f32(const float* x, const float* gamma, const float* dy, float* dx, float* dgamma,
@@ -156,8 +117,8 @@ FPSA_CLONES void backward_f32(const float* x, const float* gamma, const float* d
   silu ? rows_backward<true>(x, gamma, dy, dx, dgamma, scratch, rows, channels)
        : rows_backward<false>(x, gamma, dy, dx, dgamma, scratch, rows, channels);
 }
-FPSA_CLONES void backward_bf16(const bfloat16_bits* x, const float* gamma, const bfloat16_bits* dy, bfloat16_bits* dx,
-                               float* dgamma, float* scratch, int64_t rows, int64_t channels, bool silu) {
+FPSA_CLONES void backward_bf16(const Bf16* x, const float* gamma, const Bf16* dy, Bf16* dx, float* dgamma,
+                               float* scratch, int64_t rows, int64_t channels, bool silu) {
   silu ? rows_backward<true>(x, gamma, dy, dx, dgamma, scratch, rows, channels)
        : rows_backward<false>(x, gamma, dy, dx, dgamma, scratch, rows, channels);
 }
@@ -167,16 +128,15 @@ FPSA_CLONES void backward_bf16(const bfloat16_bits* x, const float* gamma, const
 void norm_act_rows(const float* x, const float* gamma, float* y, int64_t rows, int64_t channels, bool silu) noexcept {
   forward_f32(x, gamma, y, rows, channels, silu);
 }
-void norm_act_rows(const bfloat16_bits* x, const float* gamma, bfloat16_bits* y, int64_t rows, int64_t channels,
-                   bool silu) noexcept {
+void norm_act_rows(const Bf16* x, const float* gamma, Bf16* y, int64_t rows, int64_t channels, bool silu) noexcept {
   forward_bf16(x, gamma, y, rows, channels, silu);
 }
 void norm_act_rows_backward(const float* x, const float* gamma, const float* dy, float* dx, float* dgamma,
                             float* scratch, int64_t rows, int64_t channels, bool silu) noexcept {
   backward_f32(x, gamma, dy, dx, dgamma, scratch, rows, channels, silu);
 }
-void norm_act_rows_backward(const bfloat16_bits* x, const float* gamma, const bfloat16_bits* dy, bfloat16_bits* dx,
-                            float* dgamma, float* scratch, int64_t rows, int64_t channels, bool silu) noexcept {
+void norm_act_rows_backward(const Bf16* x, const float* gamma, const Bf16* dy, Bf16* dx, float* dgamma, float* scratch,
+                            int64_t rows, int64_t channels, bool silu) noexcept {
   backward_bf16(x, gamma, dy, dx, dgamma, scratch, rows, channels, silu);
 }
 
