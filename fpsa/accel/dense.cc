@@ -14,7 +14,7 @@ class Dense : public RecordingMethod {
   at::Tensor compute(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const nn::AttentionContext&,
                      Explain& entry) override {
     entry.method = entry.pattern = "dense";
-    entry.granularity = "-";
+    entry.granularity = '-';
     if (c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad())) {
       entry.kernel = "composed_attention";
       entry.isa = "torch";
