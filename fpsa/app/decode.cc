@@ -20,12 +20,11 @@ io::Video decode_video(const models::wan::WanVae& vae, const at::Tensor& latents
   video.fps = fps;
   video.rgb.reserve(video.frames * video.frame_bytes());
 
-  Progress progress(style, "decode", "frame", video.frames);
+  Progress progress(style, "decode", "chunk", 0);
   int64_t done = 0;
   vae.decode(
       vae.denormalise(latents).to(dtype),
       [&](const at::Tensor& frames) {
-        throw_if_interrupted();
         FPSA_CHECK(at::isfinite(frames).all().item<bool>(), "decode: expected finite pixels from frame ", done,
                    " on, got NaN or infinity; try --vae-dtype f32");
         // [-1,1] to 0..255, nearest; [1,3,f,Y,X] to frames of interleaved rows.
@@ -39,9 +38,12 @@ io::Video decode_video(const models::wan::WanVae& vae, const at::Tensor& latents
         const auto* begin = bytes.const_data_ptr<uint8_t>();
         video.rgb.insert(video.rgb.end(), begin, begin + bytes.numel());
         done += frames.size(2);
-        progress.advance_to(done);
       },
-      tiling);
+      tiling,
+      [&](int64_t chunks, int64_t total) {
+        throw_if_interrupted();
+        progress.advance_to(chunks, total);
+      });
   return video;
 }
 

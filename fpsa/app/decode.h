@@ -11,7 +11,7 @@
 
 namespace fpsa::app {
 
-/// De-normalises and decodes latents F32 [1,C,T,H,W] in `dtype`, chunk by chunk.
+/// De-normalises and decodes latents F32 [1,C,T,H,W] in `dtype`, chunk by chunk (with tiling: tile by tile as well).
 ///   Errors    fpsa::Error when a frame has non-finite values; Interrupted after Ctrl-C, between chunks
 io::Video decode_video(const models::wan::WanVae& vae, const at::Tensor& latents, at::ScalarType dtype,
                        const std::optional<models::wan::VaeTiling>& tiling, double fps, ProgressStyle progress);

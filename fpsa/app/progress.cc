@@ -55,6 +55,11 @@ Progress::~Progress() {
   if (line_open_) *style_.out << '\n' << std::flush;
 }
 
+void Progress::advance_to(int64_t done, int64_t total) {
+  total_ = total;
+  advance_to(done);
+}
+
 void Progress::advance_to(int64_t done) {
   if (!style_.out || done <= done_) return;
   done_ = done;

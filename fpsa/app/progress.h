@@ -21,7 +21,7 @@ ProgressStyle progress_on_stderr();
 /// "1:05" for 65 s, "2:03:00" for two hours and three minutes.
 std::string clock_text(double seconds);
 
-/// One stage of known length.
+/// One stage.
 class Progress {
  public:
   /// `unit` names what is counted, in the singular: "step", "chunk".
@@ -31,6 +31,8 @@ class Progress {
 
   /// Says that `done` units are complete.
   void advance_to(int64_t done);
+  /// The same where the work tells its length as it goes.
+  void advance_to(int64_t done, int64_t total);
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -160,14 +160,15 @@ at::Tensor WanVae::decode(const at::Tensor& latents, const std::optional<VaeTili
   return video;
 }
 
-void WanVae::decode(const at::Tensor& latents, const FrameSink& sink, const std::optional<VaeTiling>& tiling) const {
+void WanVae::decode(const at::Tensor& latents, const FrameSink& sink, const std::optional<VaeTiling>& tiling,
+                    const DecodeProgress& progress) const {
   at::NoGradGuard no_grad;
   check_latents(latents);
   int64_t s = config_.spatial_factor();
   if (tiling && needs_tiles(*tiling, latents.size(3) * s, latents.size(4) * s)) {
-    sink(decode_tiled(latents, *tiling));
+    sink(decode_tiled(latents, *tiling, progress));
   } else {
-    decode_chunked(latents, sink);
+    decode_chunked(latents, sink, progress);
   }
 }
 
@@ -184,12 +185,13 @@ at::Tensor WanVae::encode_chunked(const at::Tensor& video) const {
   return at::cat(moments, 2).contiguous();
 }
 
-void WanVae::decode_chunked(const at::Tensor& latents, const FrameSink& sink) const {
+void WanVae::decode_chunked(const at::Tensor& latents, const FrameSink& sink, const DecodeProgress& progress) const {
   at::Tensor z = pointwise(latents, post_quant_conv_.weight, post_quant_conv_.bias);
   TimeCache cache;
   for (int64_t t = 0; t < z.size(2); ++t) {
     cache.begin_chunk();
     sink(decoder_(z.narrow(2, t, 1), &cache).clamp_(-1, 1));
+    if (progress) progress(t + 1, z.size(2));
   }
 }
 

@@ -82,9 +82,13 @@ class WanVae {
   /// Receives consecutive frames [B,out_channels,f,Y,X], clamped.
   using FrameSink = std::function<void(const at::Tensor& frames)>;
 
+  /// Hears after each decoded piece (one latent frame of one tile) how many are done; what it throws ends the decode.
+  using DecodeProgress = std::function<void(int64_t done, int64_t total)>;
+
   /// The same, handed out as it is decoded: one call per latent frame, so a long video is never held whole.
   /// With tiling the frames overlap in space only, all tiles are decoded first, and one call delivers them.
-  void decode(const at::Tensor& latents, const FrameSink& sink, const std::optional<VaeTiling>& tiling = {}) const;
+  void decode(const at::Tensor& latents, const FrameSink& sink, const std::optional<VaeTiling>& tiling = {},
+              const DecodeProgress& progress = {}) const;
 
   /// encode and decode as one differentiable call each, without tiling; decode_whole does not clamp, so that a
   /// loss sees what lies outside [-1,1].
@@ -100,9 +104,9 @@ class WanVae {
 
  private:
   at::Tensor encode_chunked(const at::Tensor& video) const;
-  void decode_chunked(const at::Tensor& latents, const FrameSink& sink) const;
+  void decode_chunked(const at::Tensor& latents, const FrameSink& sink, const DecodeProgress& progress) const;
   at::Tensor encode_tiled(const at::Tensor& video, const VaeTiling& tiling) const;
-  at::Tensor decode_tiled(const at::Tensor& latents, const VaeTiling& tiling) const;
+  at::Tensor decode_tiled(const at::Tensor& latents, const VaeTiling& tiling, const DecodeProgress& progress) const;
   bool needs_tiles(const VaeTiling& tiling, int64_t y, int64_t x) const;
   void check_video(const at::Tensor& video) const;
   void check_latents(const at::Tensor& latents) const;

@@ -20,6 +20,7 @@ struct Axis {
 
   int64_t out(int64_t in) const { return in * in_per_out_num / in_per_out_den; }
   int64_t blend() const { return out(tile) - out(stride); }
+  int64_t count() const { return (extent + stride - 1) / stride; }
 };
 
 // b's first rows along `dim` fade from a's last rows into b's own.
@@ -88,8 +89,10 @@ at::Tensor WanVae::encode_tiled(const at::Tensor& video, const VaeTiling& t) con
                    [&](const at::Tensor& part) { return encode_chunked(part); });
 }
 
-at::Tensor WanVae::decode_tiled(const at::Tensor& latents, const VaeTiling& t) const {
+at::Tensor WanVae::decode_tiled(const at::Tensor& latents, const VaeTiling& t, const DecodeProgress& progress) const {
   int64_t s = config_.spatial_factor(), frames = 1 + (latents.size(2) - 1) * config_.temporal_factor();
+  Axis y{latents.size(3), t.tile_y / s, t.stride_y / s, s, 1}, x{latents.size(4), t.tile_x / s, t.stride_x / s, s, 1};
+  int64_t done = 0, total = y.count() * x.count() * latents.size(2);
   auto decode_part = [&](const at::Tensor& part) {
     at::Tensor tile;
     int64_t at = 0;
@@ -104,12 +107,11 @@ at::Tensor WanVae::decode_tiled(const at::Tensor& latents, const VaeTiling& t) c
       }
       tile.narrow(2, at, chunk.size(2)).copy_(chunk);
       at += chunk.size(2);
+      if (progress) progress(++done, total);
     }
     return tile;
   };
-  return run_tiles(latents, Axis{latents.size(3), t.tile_y / s, t.stride_y / s, s, 1},
-                   Axis{latents.size(4), t.tile_x / s, t.stride_x / s, s, 1}, decode_part)
-      .clamp_(-1, 1);
+  return run_tiles(latents, y, x, decode_part).clamp_(-1, 1);
 }
 
 }  // namespace fpsa::models::wan

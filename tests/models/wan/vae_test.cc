@@ -300,6 +300,35 @@ TEST(WanVae, RefusesWrongShapesByName) {
   expect_error([&] { vae.decode(at::zeros({1, 2, 1, 4, 4}), VaeTiling{8, 8, 6, 8}); }, "VAE tiling");
 }
 
+TEST(WanVae, ProgressIsToldPerLatentFrameOfEachTile) {
+  nn::RandomInit source(1);
+  WanVae vae(small_config(), nn::Scope(source));
+  const at::Tensor latents = at::zeros({1, 2, 3, 4, 5});  // 9 frames of 16x20
+  std::vector<int64_t> done, totals;
+  const auto progress = [&](int64_t d, int64_t total) {
+    done.push_back(d);
+    totals.push_back(total);
+  };
+  int64_t frames = 0;
+  const auto sink = [&](const at::Tensor& chunk) { frames += chunk.size(2); };
+  // Strides of 8 cover 16 rows with 2 tiles and 20 columns with 3.
+  for (const auto& [tiling, total] : std::vector<std::pair<std::optional<VaeTiling>, int64_t>>{
+           {std::nullopt, 3}, {VaeTiling{12, 12, 8, 8}, 2 * 3 * 3}, {VaeTiling{16, 20, 16, 20}, 3}}) {
+    done.clear();
+    totals.clear();
+    frames = 0;
+    vae.decode(latents, sink, tiling, progress);
+    EXPECT_EQ(frames, 9);
+    ASSERT_EQ(done.size(), static_cast<size_t>(total));
+    for (int64_t i = 0; i < total; ++i)
+      EXPECT_EQ(done[i], i + 1);
+    EXPECT_EQ(totals, std::vector<int64_t>(static_cast<size_t>(total), total));
+  }
+  // What it throws ends the decode.
+  EXPECT_THROW(vae.decode(latents, sink, VaeTiling{12, 12, 8, 8}, [](int64_t, int64_t) { throw Error("stop"); }),
+               Error);
+}
+
 TEST(VaeConfig, RoundTripsThroughJson) {
   VaeConfig config = small_config();
   config.decoder_base_dim = 6;
