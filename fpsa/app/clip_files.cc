@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 #include <vector>
 
 #include "fpsa/app/interrupt.h"
@@ -12,6 +13,12 @@ namespace fpsa::app {
 namespace {
 
 namespace fs = std::filesystem;
+
+std::string frame_name(int64_t index) {
+  char name[32];
+  std::snprintf(name, sizeof name, "frame-%04lld.png", static_cast<long long>(index));
+  return name;
+}
 
 io::Video read_frames(const fs::path& folder) {
   std::vector<fs::path> files;
@@ -42,16 +49,29 @@ io::Video read_clip(const fs::path& path) {
   return fs::is_directory(path) ? read_frames(path) : io::read_video(path);
 }
 
+void check_no_other_frames(const std::string& flag, const fs::path& folder, int64_t frames) {
+  if (!fs::is_directory(folder)) return;
+  std::set<std::string> replaced, others;
+  for (int64_t i = 0; i < frames; ++i)
+    replaced.insert(frame_name(i));
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const auto name = entry.path().filename().string();
+    if (name.starts_with("frame-") && name.ends_with(".png") && !replaced.contains(name)) others.insert(name);
+  }
+  FPSA_CHECK(others.empty(), flag, ": expected a folder without frames beyond the ", frames, " of this clip, got ",
+             others.size(), " in ", folder.string(), ", the first is ", *others.begin(),
+             "; remove them or choose another folder");
+}
+
 void write_frames(const fs::path& folder, const io::Video& video) {
   std::vector<fs::path> written;
   try {
     for (int64_t i = 0; i < video.frames; ++i) {
       throw_if_interrupted();
-      char name[32];
-      std::snprintf(name, sizeof name, "frame-%04lld.png", static_cast<long long>(i));
+      const auto file = folder / frame_name(i);
       const auto frame = video.frame(i);
-      io::write_png(folder / name, {video.height, video.width, {frame.begin(), frame.end()}});
-      written.push_back(folder / name);
+      io::write_png(file, {video.height, video.width, {frame.begin(), frame.end()}});
+      written.push_back(file);
     }
   } catch (...) {
     std::error_code ignored;

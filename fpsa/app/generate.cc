@@ -72,6 +72,9 @@ class Generation {
   std::filesystem::path output(const std::filesystem::path& path, int64_t index) const {
     return numbered(path, index + 1, count());
   }
+  std::filesystem::path frames_folder(int64_t index) const {
+    return count() == 1 ? options_.frames_dir : options_.frames_dir / output("clip", index);
+  }
   nlohmann::json parameters(const std::string& prompt) const;
 
   const GenerateOptions& options_;
@@ -123,7 +126,10 @@ void Generation::check_outputs() const {
   if (!options_.dump_latents.empty())
     check_writable_file("--dump-latents", options_.dump_latents, count() * 2 * latents);
   if (!options_.perf_dump.empty()) check_writable_file("--perf-dump-path", options_.perf_dump, 65536);
-  if (!options_.frames_dir.empty()) check_writable_folder("--frames-dir", options_.frames_dir, count() * pixels / 4);
+  if (options_.frames_dir.empty()) return;
+  check_writable_folder("--frames-dir", options_.frames_dir, count() * pixels / 4);
+  for (int64_t i = 0; i < count(); ++i)
+    check_no_other_frames("--frames-dir", frames_folder(i), shape_.frames);
 }
 
 void Generation::choose_settings() {
@@ -247,7 +253,7 @@ void Generation::write_video(const io::Video& video, const std::string& prompt, 
   const auto timer = record_.stages.time("write");
   throw_if_interrupted();
   if (!options_.frames_dir.empty()) {
-    const auto folder = count() == 1 ? options_.frames_dir : options_.frames_dir / output("clip", index);
+    const auto folder = frames_folder(index);
     std::filesystem::create_directories(folder);
     write_frames(folder, video);
   }
