@@ -12,6 +12,7 @@
 #include "fpsa/app/clip_files.h"
 #include "fpsa/app/clip_shape.h"
 #include "fpsa/app/decode.h"
+#include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/latents_io.h"
 #include "fpsa/app/machine.h"
@@ -54,6 +55,8 @@ class Generation {
  public:
   explicit Generation(const GenerateOptions& options) : options_(options) {}
   void run();
+  /// The flags that would make the run need less memory than it does.
+  std::string memory_remedies() const;
 
  private:
   void check_outputs() const;
@@ -107,6 +110,16 @@ void Generation::run() {
   for (int64_t i = 0; i < count(); ++i)
     generate_video(i);
   finish();
+}
+
+std::string Generation::memory_remedies() const {
+  std::string text = "fewer --num-frames, a smaller --size";
+  if (model_ && model_->dtype() == at::kFloat) text += ", --dtype bf16";
+  if (guided() && guidance_run_ == diffusion::GuidanceRun::kBatched) text += ", --cfg sequential";
+  if (!tiling_) text += ", --vae-tiling on";
+  if (model_ && model_->vae_dtype() == at::kFloat) text += ", --vae-dtype bf16";
+  if (options_.prompt_embeds.empty()) text += ", --prompt-embeds";
+  return text;
 }
 
 void Generation::open_model() {
@@ -320,7 +333,14 @@ void generate(const GenerateOptions& options) {
   for (const auto& note : options.notes)
     say(note);
   choose_device(options);
-  Generation(options).run();
+  Generation generation(options);
+  try {
+    generation.run();
+  } catch (const std::exception& error) {
+    const auto text = out_of_memory(error);
+    if (!text) throw;
+    throw Error(*text + "; what helps: " + generation.memory_remedies());
+  }
 }
 
 }  // namespace fpsa::app

@@ -6,16 +6,15 @@
 #include "fpsa/app/cli_compare.h"
 #include "fpsa/app/cli_generate.h"
 #include "fpsa/app/cli_info.h"
+#include "fpsa/app/console.h"
+#include "fpsa/app/failure.h"
 #include "fpsa/app/flags.h"
-#include "fpsa/app/interrupt.h"
 #include "fpsa/app/train_command.h"
 #include "fpsa/app/usage_error.h"
 
 namespace {
 
-using fpsa::app::UsageError;
-
-constexpr int kFailed = 1, kUsage = 2;
+using fpsa::app::kUsage;
 
 const CLI::App& chosen_command(const CLI::App& app) {
   const auto chosen = app.get_subcommands();
@@ -79,19 +78,14 @@ int run(int argc, const char* const* argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  fpsa::app::prepare_console();
   try {
-    return run(argc, argv);
-  } catch (const fpsa::app::Interrupted& interrupted) {
-    std::cerr << "fpsa: interrupted\n";
-    return interrupted.exit_code();
-  } catch (const UsageError& error) {
-    std::cerr << "fpsa: error: " << error.what() << '\n';
-    return kUsage;
-  } catch (const std::bad_alloc&) {
-    std::cerr << "fpsa: error: out of memory; fewer frames, a smaller --size or --dtype bf16 need less\n";
-    return kFailed;
+    const int code = run(argc, argv);
+    fpsa::app::finish_console();
+    return code;
   } catch (const std::exception& error) {
-    std::cerr << "fpsa: error: " << error.what() << '\n';
-    return kFailed;
+    const auto failure = fpsa::app::failure_of(error);
+    std::cerr << "fpsa: " << failure.text << '\n';
+    return failure.exit_code;
   }
 }
