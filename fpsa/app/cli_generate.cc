@@ -21,8 +21,16 @@ const std::vector<std::string> kFolderSettings = {
     "guidance-scale", "flow-shift", "sampler", "negative-prompt"};
 
 void add_content_flags(CLI::App& command, GenerateOptions& options) {
-  add_path(command, "--model,-m,--model-path,--ckpt-dir", options.model,
+  add_path(command, "--model,-m,--model-path,--ckpt-dir,--diffusion-model", options.model,
            "Folder or .safetensors file of a Wan2.1 text-to-video checkpoint")
+      ->group("Content");
+  add_path(command, "--vae,--vae-path", options.parts.vae, "VAE from elsewhere: folder or file [the model's own]")
+      ->group("Content");
+  add_path(command, "--text-encoder,--text-encoder-path,--t5,--t5-path,--t5xxl", options.parts.text_encoder,
+           "UMT5 text encoder from elsewhere: folder or file [the model's own]")
+      ->group("Content");
+  add_path(command, "--tokenizer,--tokenizer-path", options.parts.tokenizer,
+           "UMT5 tokenizer from elsewhere: folder or spiece.model [the model's own]")
       ->group("Content");
   add_text(command, "--prompt,-p", options.prompt, "What the video shows")->group("Content");
   add_path(command, "--prompt-file", options.prompt_file, "One prompt per line; outputs are numbered")
@@ -150,6 +158,10 @@ void check_combinations(const CLI::App& command, GenerateOptions& options) {
   FPSA_USAGE_CHECK(options.prompt_embeds.empty() || options.negative_prompt.empty(),
                    "--negative-prompt: expected none beside --prompt-embeds, got one; ",
                    "put negative_prompt_embeds into the file");
+  for (const auto& [flag, path] :
+       {std::pair{"--text-encoder", options.parts.text_encoder}, std::pair{"--tokenizer", options.parts.tokenizer}})
+    FPSA_USAGE_CHECK(options.prompt_embeds.empty() || path.empty(), flag,
+                     ": expected none beside --prompt-embeds, which replaces it; drop one of the two");
   FPSA_USAGE_CHECK(options.schedule.empty() || options.attention != "dense",
                    "--schedule: expected --attention auto, sta, fp8 or fps beside it, got dense");
   FPSA_USAGE_CHECK(options.init_latents.empty() || command.count("--seed") == 0,

@@ -25,11 +25,9 @@ namespace fs = std::filesystem;
 
 struct InfoOptions {
   fs::path path;
+  models::wan::PartPaths parts;
   bool tensors = false, json = false;
 };
-
-// A checkpoint may carry megabytes in its metadata; a terminal wants the beginning.
-constexpr size_t kMetadataShown = 400;
 
 std::string triple(const pattern::Grid& grid) {
   const auto axis = [](int64_t n) { return n == pattern::kAllTiles ? std::string("all") : std::to_string(n); };
@@ -78,25 +76,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return join('[', out.str(), ']');
 }
 
-// What the names of the tensors tell; a part of a model that the engine does not run is named as such.
-void print_part(const io::SafetensorsFile& file) {
-  std::set<std::string> names;
-  for (const auto& entry : file.entries())
-    names.insert(entry.name);
-  try {
-    models::wan::refuse_unsupported(names, "this file");
-  } catch (const Error& error) {
-    std::cout << "  not supported: " << error.what() << '\n';
-    return;
-  }
-  if (const auto found = models::wan::recognise(names))
-    std::cout << "  " << models::wan::name_of(found->part) << " of a Wan2.1 model, "
-              << (found->naming == models::wan::Naming::kDiffusers ? "diffusers" : "original") << " names"
-              << (found->prefix.empty() ? "" : " behind '" + found->prefix + "'") << '\n';
-}
-
-void print_safetensors(const fs::path& path, const InfoOptions& options) {
-  const auto file = io::SafetensorsFile::open(path);
+// A safetensors file that is no part of a model: latents, text states, weights of another program.
+void print_other_tensors(const io::SafetensorsFile& file, const fs::path& path, const std::string& kind) {
   std::map<std::string, std::pair<int64_t, uint64_t>> by_dtype;  // count, bytes
   uint64_t total = 0;
   for (const auto& entry : file.entries()) {
@@ -106,44 +87,57 @@ void print_safetensors(const fs::path& path, const InfoOptions& options) {
     total += entry.size_bytes();
   }
   std::cout << path.string() << ": safetensors, " << file.entries().size() << " tensors, "
-            << bytes_text(static_cast<int64_t>(total)) << '\n';
+            << bytes_text(static_cast<int64_t>(total)) << "\n  " << kind << '\n';
   for (const auto& [dtype, sums] : by_dtype)
     std::cout << "  " << dtype << ": " << sums.first << " tensors, " << bytes_text(static_cast<int64_t>(sums.second))
               << '\n';
-  print_part(file);
   for (const auto& [key, value] : file.metadata())
-    std::cout << "  metadata " << key << ": " << value.substr(0, kMetadataShown)
-              << (value.size() > kMetadataShown ? " ..." : "") << '\n';
-  if (const auto carried = file.metadata().find(std::string(schedule::kMetadataKey)); carried != file.metadata().end())
-    print_schedule(schedule::parse_toml(carried->second, "fpsa.schedule"), "fpsa.schedule");
+    std::cout << "  metadata " << key << ": " << models::wan::metadata_text(value) << '\n';
+}
+
+void print_carried_schedule(const std::map<std::string, std::string>& metadata) {
+  if (const auto carried = metadata.find(std::string(schedule::kMetadataKey)); carried != metadata.end())
+    print_schedule(schedule::parse_toml(carried->second, carried->first), "  " + carried->first);
+}
+
+// Prints a model or one part of it, checked as for a run.
+void print_description(const models::wan::Description& description) {
+  std::cout << models::wan::text_of(description) << '\n';
+  for (const auto& part : description.parts)
+    print_carried_schedule(part.metadata);
+}
+
+void print_safetensors(const fs::path& path, const InfoOptions& options) {
+  const auto file = io::SafetensorsFile::open(path);
+  std::set<std::string> names;
+  for (const auto& entry : file.entries())
+    names.insert(entry.name);
+  std::string other;  // why it is described as nothing but a file
+  try {
+    models::wan::refuse_unsupported(names, "this file");
+    if (!models::wan::recognise(names)) other = "not a part of a Wan2.1 model";
+  } catch (const Error& error) {
+    other = join("not supported: ", error.what());
+  }
+  if (other.empty()) {
+    print_description(models::wan::describe(path));
+  } else {
+    print_other_tensors(file, path, other);
+    print_carried_schedule(file.metadata());
+  }
   if (!options.tensors) return;
   for (const auto& entry : file.entries())
     std::cout << "  " << entry.name << ' ' << io::name_of(entry.dtype) << ' ' << shape_text(entry.shape) << '\n';
 }
 
-bool has_text_encoder(const fs::path& folder) {
-  const auto place = models::wan::find_model(folder);
-  try {
-    models::wan::find_part(place, models::wan::Part::kTextEncoder);
-    return true;
-  } catch (const Error&) {
-    return false;
-  }
-}
-
-void print_model(const fs::path& folder) {
-  const bool with_text = has_text_encoder(folder);
-  const ModelSession model(folder, with_text, "auto", "f32", /*ignore_memory=*/true);
-  const auto& dit = model.dit_config();
-  const auto& vae = model.vae_config();
-  std::cout << model.description() << "\n  transformer: " << dit.num_layers << " layers, " << dit.num_attention_heads
-            << " heads of " << dit.attention_head_dim << ", feed-forward " << dit.ffn_dim << ", patch ("
-            << dit.patch_size[0] << ',' << dit.patch_size[1] << ',' << dit.patch_size[2] << ")\n  VAE: " << vae.z_dim
-            << " latent channels, " << vae.temporal_factor() << "x" << vae.spatial_factor() << "x"
-            << vae.spatial_factor() << " compression\n";
-  if (!with_text) std::cout << "  no text encoder: generate with --prompt-embeds\n";
-  if (!model.schedule().empty())
-    print_schedule(schedule::parse_toml(model.schedule(), "fpsa.schedule"), "  fpsa.schedule");
+void print_model(const fs::path& folder, const InfoOptions& options) {
+  const auto description = models::wan::describe(folder, options.parts);
+  print_description(description);
+  if (models::wan::configured_part(folder)) return;  // one part alone has no sampler
+  const auto scheduler = scheduler_of(models::wan::find_model(folder));
+  std::cout << "  sampler " << diffusion::sampler_name(scheduler.sampler) << ", flow shift " << scheduler.shift << '\n';
+  if (!description.find(models::wan::Part::kTextEncoder))
+    std::cout << "  no text encoder: generate with --prompt-embeds\n";
 }
 
 void print_video(const fs::path& path) {
@@ -155,9 +149,13 @@ void print_video(const fs::path& path) {
 
 void info(const InfoOptions& options) {
   const auto& path = options.path;
+  const auto& parts = options.parts;
+  FPSA_USAGE_CHECK(
+      (parts.vae.empty() && parts.text_encoder.empty() && parts.tokenizer.empty()) || fs::is_directory(path),
+      "--vae, --text-encoder, --tokenizer: expected the folder of a model beside them, got '", path.string(), "'");
   if (path.empty()) return print_machine(options.json);
   FPSA_CHECK(fs::exists(path), path.string(), ": expected a checkpoint, a schedule or a video, got no such path");
-  if (fs::is_directory(path)) return print_model(path);
+  if (fs::is_directory(path)) return print_model(path, options);
   const auto suffix = path.extension();
   if (suffix == ".toml")
     return print_schedule(schedule::parse_toml(io::read_text_file(path), path.string()), path.string());
@@ -173,6 +171,10 @@ void add_info_command(CLI::App& app) {
   auto* command = app.add_subcommand("info", "Describe a checkpoint, a schedule, a video, or this machine");
   auto options = std::make_shared<InfoOptions>();
   command->add_option("PATH", options->path, "Folder, .safetensors, .toml or .mp4; nothing: this machine");
+  add_path(*command, "--vae,--vae-path", options->parts.vae, "Folder: the VAE from elsewhere");
+  add_path(*command, "--text-encoder,--text-encoder-path,--t5,--t5-path,--t5xxl", options->parts.text_encoder,
+           "Folder: the text encoder from elsewhere");
+  add_path(*command, "--tokenizer,--tokenizer-path", options->parts.tokenizer, "Folder: the tokenizer from elsewhere");
   command->add_flag("--tensors", options->tensors, "List every tensor of a .safetensors file");
   command->add_flag("--json", options->json, "The machine as JSON");
   command->final_callback([options] { info(*options); });

@@ -42,6 +42,12 @@ std::string dtype_word(at::ScalarType type) {
   return type == at::kBFloat16 ? "bf16" : "f32";
 }
 
+// "tiny" of "models/tiny/" or of "." in that folder.
+std::string last_name(std::filesystem::path path) {
+  path = std::filesystem::absolute(path).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
 void choose_device(const GenerateOptions& options) {
   const std::string missing(kernel::cuda::unavailable_reason());
   FPSA_CHECK(options.device != "cuda", "--device: expected cpu or auto, got cuda; ",
@@ -62,6 +68,7 @@ class Generation {
   void check_outputs() const;
   void open_model();
   void choose_settings();
+  MemoryRequest memory_request() const;
   void plan();
   void encode_prompts();
   void generate_video(int64_t index);
@@ -100,6 +107,10 @@ void Generation::run() {
   choose_settings();
   plan();
   encode_prompts();
+  {
+    const auto timer = record_.stages.time("load");
+    model_->transformer();
+  }
   if (options_.warmup) {
     const auto timer = record_.stages.time("warmup");
     const auto noise = diffusion::make_noise(
@@ -124,8 +135,8 @@ std::string Generation::memory_remedies() const {
 
 void Generation::open_model() {
   const auto timer = record_.stages.time("load");
-  model_ = std::make_unique<ModelSession>(options_.model, options_.prompt_embeds.empty(), options_.dtype,
-                                          options_.vae_dtype, options_.ignore_memory);
+  model_ = std::make_unique<ModelSession>(options_.model, options_.parts, options_.prompt_embeds.empty(),
+                                          options_.dtype, options_.vae_dtype);
   shape_ = clip_shape(options_.num_frames, options_.height, options_.width, model_->dit_config(), model_->vae_config());
 }
 
@@ -147,9 +158,8 @@ void Generation::check_outputs() const {
 
 void Generation::choose_settings() {
   // The folder's scheduler decides; the flags change what they name.
-  const auto& stored = model_->scheduler();
-  if (!stored.json.is_null()) scheduler_ = diffusion::SchedulerConfig::from_json(stored.json);
-  scheduler_.shift = options_.flow_shift.value_or(stored.flow_shift);
+  scheduler_ = model_->scheduler();
+  scheduler_.shift = options_.flow_shift.value_or(scheduler_.shift);
   if (!options_.sampler.empty()) scheduler_.sampler = diffusion::sampler_from_name(options_.sampler);
   scheduler_.check();
 
@@ -160,12 +170,27 @@ void Generation::choose_settings() {
   say("attention: " + attention_.name + " (" + attention_.reason + ")");
 }
 
-void Generation::plan() {
-  const auto memory = memory_state();
-  MemoryRequest request{model_->dit_config(), model_->vae_config(),        shape_,
-                        model_->text_bytes(), model_->transformer_bytes(), model_->vae_bytes()};
+MemoryRequest Generation::memory_request() const {
+  using models::wan::Part;
+  MemoryRequest request;
+  request.dit = model_->dit_config();
+  request.vae = model_->vae_config();
+  request.shape = shape_;
+  request.dit_weights = model_->part(Part::kTransformer)->weights;
+  request.vae_weights = model_->part(Part::kVae)->weights;
+  if (const auto* text = model_->part(Part::kTextEncoder)) {
+    request.text = models::wan::Umt5Config::from_json(text->config);
+    request.text_weights = text->weights;
+  }
   request.element_bytes = static_cast<int64_t>(c10::elementSize(model_->dtype()));
   request.vae_element_bytes = static_cast<int64_t>(c10::elementSize(model_->vae_dtype()));
+  return request;
+}
+
+void Generation::plan() {
+  const auto memory = memory_state();
+  // Of one prompt until everything is chosen: a clip must not depend on what else is made in the same run.
+  MemoryRequest request = memory_request();
   const auto comfortable = static_cast<int64_t>(kComfortableShare * static_cast<double>(memory.total_bytes));
 
   request.batch = guided() && options_.cfg != "sequential" ? 2 : 1;
@@ -183,6 +208,7 @@ void Generation::plan() {
   }
   if (request.tiled_vae) tiling_ = models::wan::VaeTiling{};
 
+  request.prompts = count();
   const auto plan = plan_memory(request);
   record_.estimated_bytes = static_cast<double>(plan.peak_bytes());
   if (!options_.ignore_memory) check_memory(plan, request, memory.available_bytes);
@@ -194,6 +220,10 @@ void Generation::plan() {
 }
 
 void Generation::encode_prompts() {
+  if (options_.prompt_embeds.empty()) {
+    const auto timer = record_.stages.time("load");
+    model_->text_encoder();
+  }
   const auto timer = record_.stages.time("text");
   if (!options_.prompt_embeds.empty()) {
     texts_.push_back(read_prompt_embeds(options_.prompt_embeds, models::wan::Tokenizer::kMaxLength,
@@ -252,6 +282,10 @@ void Generation::generate_video(int64_t index) {
     write_latents(output(options_.dump_latents, index), initial, final);
   }
 
+  {
+    const auto timer = record_.stages.time("load");
+    model_->vae();
+  }
   io::Video video;
   {
     const auto timer = record_.stages.time("vae");
@@ -277,10 +311,8 @@ void Generation::write_video(const io::Video& video, const std::string& prompt, 
 }
 
 nlohmann::json Generation::parameters(const std::string& prompt) const {
-  auto path = options_.model;
-  if (!path.has_filename()) path = path.parent_path();  // "models/tiny/"
   nlohmann::json result = {{"fpsa_version", FPSA_VERSION},
-                           {"model", std::filesystem::absolute(path).lexically_normal().filename().string()},
+                           {"model", last_name(options_.model)},
                            {"prompt", prompt},
                            {"negative_prompt", options_.negative_prompt},
                            {"height", shape_.height},
@@ -297,6 +329,10 @@ nlohmann::json Generation::parameters(const std::string& prompt) const {
                            {"vae_tiling", tiling_.has_value()},
                            {"cfg", guidance_run_ == diffusion::GuidanceRun::kBatched ? "batched" : "sequential"},
                            {"threads", at::get_num_threads()}};
+  for (const auto& [key, part] :
+       {std::pair{"vae", options_.parts.vae}, std::pair{"text_encoder", options_.parts.text_encoder},
+        std::pair{"tokenizer", options_.parts.tokenizer}})
+    if (!part.empty()) result[key] = last_name(part);
   if (options_.init_latents.empty()) result["seed"] = options_.seed;
   if (attention_.schedule) result["schedule"] = schedule::to_toml(*attention_.schedule);
   return result;

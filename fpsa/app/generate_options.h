@@ -7,12 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "fpsa/models/wan/layouts.h"
+
 namespace fpsa::app {
 
 /// Every setting of one run, after command line, --config, the model folder's fpsa.json and the built-in defaults
 /// (diffusers' WanPipeline) were merged, in that order of precedence.
 struct GenerateOptions {
   std::filesystem::path model;
+  models::wan::PartPaths parts;  // VAE, text encoder and tokenizer from elsewhere
   std::string prompt;
   std::filesystem::path prompt_file;
   std::string negative_prompt;

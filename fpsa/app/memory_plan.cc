@@ -5,12 +5,37 @@
 
 #include "fpsa/app/machine.h"
 #include "fpsa/base/check.h"
+#include "fpsa/models/wan/tokenizer.h"
 
 namespace fpsa::app {
 namespace {
 
 // libtorch, codecs and allocator slack, measured on a run with a model of a few MB.
 constexpr int64_t kProgramBytes = int64_t{300} << 20;
+
+// The states of all prompts and of the negative one are made first and kept to the end.
+int64_t states_bytes(const MemoryRequest& r) {
+  return (r.prompts + 1) * models::wan::Tokenizer::kMaxLength * r.dit.text_dim * r.element_bytes;
+}
+
+// One prompt at full length: the residual stream with its normed copy, then whichever is larger of the gated hidden
+// states and of Q, K, V, output, bias, scores and weights. Scores are at least F32.
+int64_t encode_bytes(const MemoryRequest& r) {
+  constexpr int64_t tokens = models::wan::Tokenizer::kMaxLength;
+  const auto& text = r.text;
+  const int64_t attention =
+      4 * tokens * text.num_heads * text.d_kv * r.element_bytes + 3 * text.num_heads * tokens * tokens * 4;
+  const int64_t hidden = 3 * tokens * text.d_ff * r.element_bytes;
+  return 3 * tokens * text.d_model * 4 + std::max(attention, hidden);
+}
+
+// F32 latents between the forwards: noise, sample, both predictions and their blend, and the sampler's history.
+int64_t latents_bytes(const MemoryRequest& r) {
+  int64_t elements = 1;
+  for (const int64_t extent : r.shape.latents)
+    elements *= extent;
+  return 8 * elements * 4;
+}
 
 // One forward: the F32 residual stream and its normed copies, then whichever is larger of Q, K, V with the attention
 // output and of the feed-forward's hidden states.
@@ -47,12 +72,20 @@ const char* MemoryPlan::peak_stage() const {
 }
 
 MemoryPlan plan_memory(const MemoryRequest& r) {
-  MemoryPlan plan;
+  const int64_t dit = r.dit_weights.loaded_bytes(r.element_bytes);
+  const int64_t vae = r.vae_weights.loaded_bytes(r.vae_element_bytes);
   const int64_t pixels = r.shape.frames * r.shape.height * r.shape.width * 3;
-  plan.text_bytes = kProgramBytes + r.text_weight_bytes;
-  // Weights stay mapped until their stage is over; the VAE comes after the transformer is given back.
-  plan.denoise_bytes = kProgramBytes + r.dit_weight_bytes + forward_bytes(r);
-  plan.decode_bytes = kProgramBytes + r.vae_weight_bytes + 2 * pixels;
+  // A stage's weights are given back at its end; but with several clips the transformer waits while the VAE decodes
+  // one of them, and the VAE stays for the next.
+  const bool both = r.prompts > 1;
+  const int64_t always = kProgramBytes + states_bytes(r);
+  MemoryPlan plan;
+  if (r.text_weights.parameters > 0)
+    plan.text_bytes = always + r.text_weights.loaded_bytes(r.element_bytes) +
+                      std::max(r.text_weights.loading_bytes(), encode_bytes(r));
+  plan.denoise_bytes =
+      always + dit + (both ? vae : 0) + latents_bytes(r) + std::max(r.dit_weights.loading_bytes(), forward_bytes(r));
+  plan.decode_bytes = always + vae + (both ? dit : 0) + latents_bytes(r) + 2 * pixels;
   if (r.tiled_vae) {
     // All tiles of the whole clip are kept as F32 pixels until they are blended; they overlap by a quarter per axis.
     plan.decode_bytes += chunk_bytes(r, 256, 256) + 3 * pixels * 4;
@@ -77,8 +110,6 @@ void check_memory(const MemoryPlan& plan, const MemoryRequest& request, int64_t 
   if (request.element_bytes > 2) {
     auto changed = request;
     changed.element_bytes = 2;
-    changed.dit_weight_bytes /= 2;
-    changed.text_weight_bytes /= 2;
     consider("--dtype bf16", changed);
   }
   if (request.batch > 1) {
@@ -99,15 +130,22 @@ void check_memory(const MemoryPlan& plan, const MemoryRequest& request, int64_t 
   auto smaller = request;
   smaller.shape.grid.t = (request.shape.grid.t + 1) / 2;
   smaller.shape.frames = (request.shape.frames + 1) / 2;
+  smaller.shape.latents[2] = (request.shape.latents[2] + 1) / 2;
   consider("half of --num-frames", smaller);
   smaller = request;
   smaller.shape.height /= 2;
   smaller.shape.grid.y = (request.shape.grid.y + 1) / 2;
+  smaller.shape.latents[3] = (request.shape.latents[3] + 1) / 2;
   consider("half of --height", smaller);
-  if (request.text_weight_bytes > 0) {
+  if (request.text_weights.parameters > 0) {
     auto changed = request;
-    changed.text_weight_bytes = 0;
+    changed.text_weights = {};
     consider("--prompt-embeds", changed);
+  }
+  if (request.prompts > 1) {
+    auto changed = request;
+    changed.prompts = 1;
+    consider("one --prompt at a time", changed);
   }
   std::stable_sort(remedies.begin(), remedies.end(), [](const auto& a, const auto& b) { return a.peak < b.peak; });
   std::string text;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fpsa/app/clip_shape.h"
+#include "fpsa/models/wan/describe.h"
 #include "fpsa/models/wan/dit_config.h"
 #include "fpsa/models/wan/text_encoder.h"
 #include "fpsa/models/wan/vae_config.h"
@@ -16,19 +17,22 @@ namespace fpsa::app {
 struct MemoryRequest {
   models::wan::DitConfig dit;
   models::wan::VaeConfig vae;
+  models::wan::Umt5Config text;
   ClipShape shape;
-  int64_t text_weight_bytes = 0;  // 0 with --prompt-embeds
-  int64_t dit_weight_bytes = 0;   // in the compute dtype
-  int64_t vae_weight_bytes = 0;
-  int64_t element_bytes = 4;  // of the transformer's activations
+  models::wan::WeightCount dit_weights, vae_weights;
+  models::wan::WeightCount text_weights;  // none with --prompt-embeds
+  int64_t prompts = 1;
+  int64_t element_bytes = 4;  // of the transformer's and the text encoder's weights and activations
   int64_t vae_element_bytes = 4;
   int64_t batch = 2;  // samples per forward: 2 with batched guidance
   bool tiled_vae = false;
 };
 
-/// Peak bytes of each stage, everything resident counted.
+/// Peak bytes of each stage: everything that lives while it runs, weights in the dtype that they compute in. Pages of
+/// a file that was converted are not counted: they are read once, and the system takes them back when it needs memory.
 struct MemoryPlan {
-  int64_t text_bytes = 0, denoise_bytes = 0, decode_bytes = 0;
+  int64_t text_bytes = 0;  // 0 without a text encoder
+  int64_t denoise_bytes = 0, decode_bytes = 0;
   int64_t peak_bytes() const;
   const char* peak_stage() const;
 };

@@ -1,8 +1,8 @@
 // A model opened for one run: checked as a whole at the start, its parts brought into memory stage by stage.
 //
-// Opening maps every part in the dtype in which it is stored, which copies nothing: configurations and shapes are
-// checked before any work is done. A part that computes in another dtype is converted when its stage begins, and
-// given back when it ends.
+// Opening reads headers and configurations only. A part is loaded in the dtype that it computes in when its stage
+// begins, and given back when it ends: no two stages' weights are in memory together, except the transformer's and the
+// VAE's while several clips are made.
 #pragma once
 
 #include <cstdint>
@@ -10,41 +10,35 @@
 #include <memory>
 #include <string>
 
+#include "fpsa/diffusion/sigmas.h"
+#include "fpsa/models/wan/describe.h"
 #include "fpsa/models/wan/model.h"
 
 namespace fpsa::app {
 
-/// What one part's files hold.
-struct StoredPart {
-  int64_t parameters = 0;
-  at::ScalarType dtype = at::kFloat;  // of most of its bytes
-};
-
-/// Sums the headers of a part's files; reads no weights.
-StoredPart stored_part(const models::wan::PartFiles& files, models::wan::Part part);
+/// The sampler settings of a place: its scheduler_config.json, or what the original repository takes by default.
+///   Errors    fpsa::Error naming the file: everything diffusion::SchedulerConfig refuses
+diffusion::SchedulerConfig scheduler_of(const models::wan::ModelPlace& place);
 
 class ModelSession {
  public:
   /// `dtype` is auto, bf16 or f32; auto is BF16 for a transformer stored in 16 or 8 bits.
-  ///   Errors    everything models::wan::load_model refuses; too little memory for the weights alone
-  ModelSession(const std::filesystem::path& path, bool with_text, const std::string& dtype,
-               const std::string& vae_dtype, bool ignore_memory);
+  ///   Errors    everything models::wan::load_model refuses
+  ModelSession(const std::filesystem::path& path, const models::wan::PartPaths& named, bool with_text,
+               const std::string& dtype, const std::string& vae_dtype);
 
   at::ScalarType dtype() const { return dtype_; }
   at::ScalarType vae_dtype() const { return vae_dtype_; }
   const models::wan::DitConfig& dit_config() const { return dit_config_; }
   const models::wan::VaeConfig& vae_config() const { return vae_config_; }
-  const models::wan::SchedulerConfig& scheduler() const { return model_.scheduler; }
+  const diffusion::SchedulerConfig& scheduler() const { return scheduler_; }
   /// The TOML schedule that the transformer carries; empty when it has none.
-  const std::string& schedule() const { return model_.schedule; }
-  std::string description() const { return model_.description(); }
+  std::string schedule() const;
+  /// The part as it lies in its files; nullptr for the text encoder of a session without text.
+  const models::wan::PartDescription* part(models::wan::Part part) const { return description_.find(part); }
 
-  /// Memory of a part's weights in the dtype they compute in.
-  int64_t transformer_bytes() const { return transformer_.parameters * element_bytes(dtype_); }
-  int64_t text_bytes() const { return text_.parameters * element_bytes(dtype_); }
-  int64_t vae_bytes() const { return vae_.parameters * element_bytes(vae_dtype_); }
-
-  const models::wan::Tokenizer& tokenizer() const { return *model_.tokenizer; }
+  /// Loaded at the first call and after a release.
+  const models::wan::Tokenizer& tokenizer();
   models::wan::Umt5Encoder& text_encoder();
   models::wan::WanDit& transformer();
   models::wan::WanVae& vae();
@@ -52,16 +46,20 @@ class ModelSession {
   void release_transformer();
 
  private:
-  static int64_t element_bytes(at::ScalarType type) { return static_cast<int64_t>(c10::elementSize(type)); }
   models::wan::WanModel load(models::wan::Part part) const;
+  void load_text();
 
   std::filesystem::path path_;
-  StoredPart transformer_, text_, vae_;
+  models::wan::PartPaths named_;
+  models::wan::Description description_;
+  diffusion::SchedulerConfig scheduler_;
   at::ScalarType dtype_ = at::kFloat, vae_dtype_ = at::kFloat;
-  at::ScalarType held_transformer_, held_text_, held_vae_;  // dtype of what model_ holds
   models::wan::DitConfig dit_config_;
   models::wan::VaeConfig vae_config_;
-  models::wan::WanModel model_;
+  std::unique_ptr<models::wan::Tokenizer> tokenizer_;
+  std::unique_ptr<models::wan::Umt5Encoder> text_encoder_;
+  std::unique_ptr<models::wan::WanDit> transformer_;
+  std::unique_ptr<models::wan::WanVae> vae_;
 };
 
 }  // namespace fpsa::app

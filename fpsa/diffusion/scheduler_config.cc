@@ -96,9 +96,9 @@ SamplerKind sampler_from_name(std::string_view name) {
   return SamplerKind::kUniPc;
 }
 
-SchedulerConfig SchedulerConfig::from_json(const Json& json) {
-  FPSA_CHECK(json.is_object() && json.contains("_class_name"),
-             "scheduler config: expected a JSON object with '_class_name', received ", json.type_name());
+SchedulerConfig SchedulerConfig::from_json(const Json& json, const std::string& origin) {
+  FPSA_CHECK(json.is_object() && json.contains("_class_name"), origin,
+             ": expected a JSON object with '_class_name', received ", json.type_name());
   SchedulerConfig config;
   bool known = false;
   for (const auto& [kind, name] : kClasses) {
@@ -106,25 +106,28 @@ SchedulerConfig SchedulerConfig::from_json(const Json& json) {
     config.sampler = kind;
     known = true;
   }
-  FPSA_CHECK(known, "scheduler config: '_class_name' must be ", class_name(SamplerKind::kUniPc), ", ",
+  FPSA_CHECK(known, origin, ": '_class_name' must be ", class_name(SamplerKind::kUniPc), ", ",
              class_name(SamplerKind::kDpmpp2m), " or ", class_name(SamplerKind::kEuler), ", received ",
              json["_class_name"].dump());
   for (const Fixed& fixed : fixed_keys(config.sampler)) {
     const Json value = json.value(fixed.key, fixed.fallback);
-    FPSA_CHECK(value == fixed.required, "scheduler config: '", fixed.key, "' must be ", fixed.required.dump(),
-               ", received ", value.dump(), json.contains(fixed.key) ? "" : " (diffusers' default for an absent key)");
+    FPSA_CHECK(value == fixed.required, origin, ": '", fixed.key, "' must be ", fixed.required.dump(), ", received ",
+               value.dump(), json.contains(fixed.key) ? "" : " (diffusers' default for an absent key)");
   }
   const Json shift = json.value(shift_key(config.sampler), Json(1.0));
-  FPSA_CHECK(shift.is_number(), "scheduler config: '", shift_key(config.sampler), "' must be a number, received ",
+  FPSA_CHECK(shift.is_number(), origin, ": '", shift_key(config.sampler), "' must be a number, received ",
              shift.dump());
   config.shift = shift.get<double>();
   if (config.sampler != SamplerKind::kEuler) {
     const Json order = json.value("solver_order", Json(2));
-    FPSA_CHECK(order.is_number_integer(), "scheduler config: 'solver_order' must be an integer, received ",
-               order.dump());
+    FPSA_CHECK(order.is_number_integer(), origin, ": 'solver_order' must be an integer, received ", order.dump());
     config.order = order.get<int64_t>();
   }
-  config.check();
+  try {
+    config.check();
+  } catch (const Error& error) {
+    throw Error(join(origin, ": ", error.what()));
+  }
   return config;
 }
 

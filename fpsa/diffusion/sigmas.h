@@ -30,8 +30,8 @@ struct SchedulerConfig {
 
   /// Reads diffusers' keys; absent ones have diffusers' defaults.
   ///   Errors    fpsa::Error: another scheduler class, or a value that asks for arithmetic that is not implemented
-  ///             (each by key, with the value that is)
-  static SchedulerConfig from_json(const nlohmann::json& json);
+  ///             (each by key, with the value that is); `origin` (a path) begins the message
+  static SchedulerConfig from_json(const nlohmann::json& json, const std::string& origin = "scheduler config");
   /// A scheduler_config.json that diffusers loads into the same sampler.
   nlohmann::json to_json() const;
   /// Throws fpsa::Error unless shift is positive and finite and the order is 1 or 2.

@@ -4,8 +4,13 @@
 #include <cmath>
 #include <sstream>
 
+#include <ATen/ATen.h>
+
+#include "fpsa/app/clip_files.h"
 #include "fpsa/app/clip_metrics.h"
 #include "fpsa/app/clip_shape.h"
+#include "fpsa/app/failure.h"
+#include "fpsa/app/interrupt.h"
 #include "fpsa/app/memory_plan.h"
 #include "fpsa/app/outputs.h"
 #include "fpsa/app/progress.h"
@@ -44,9 +49,9 @@ TEST(ClipShape, IllegalSizesNameTheNearestLegalOnes) {
 MemoryRequest large_request() {
   MemoryRequest request;
   request.shape = clip_shape(81, 720, 1280, request.dit, request.vae);
-  request.dit_weight_bytes = int64_t{6} << 30;
-  request.text_weight_bytes = int64_t{22} << 30;
-  request.vae_weight_bytes = int64_t{500} << 20;
+  request.dit_weights = {int64_t{3} << 29, 0, 0};  // 6 GiB in F32
+  request.text_weights = {int64_t{11} << 29, 0, 0};
+  request.vae_weights = {int64_t{125} << 20, 0, 0};
   return request;
 }
 
@@ -70,6 +75,42 @@ TEST(MemoryPlan, GrowsWithBatchAndShrinksWithTiles) {
   const auto careful = plan_memory(request);
   EXPECT_LT(careful.denoise_bytes, batched.denoise_bytes);
   EXPECT_LT(careful.decode_bytes, batched.decode_bytes);
+}
+
+TEST(MemoryPlan, WeightsCountInTheDtypeTheyComputeIn) {
+  // As an F8 file: one byte each there, two in memory, four where the module keeps F32.
+  const models::wan::WeightCount count{1000, 100, 50};
+  EXPECT_EQ(count.loaded_bytes(2), 900 * 2 + 100 * 4);
+  EXPECT_EQ(count.loaded_bytes(4), 4000);
+  auto request = large_request();
+  request.element_bytes = 2;
+  const auto before = plan_memory(request);
+  request.dit_weights.parameters += 1000;
+  request.text_weights.parameters += 10;
+  const auto after = plan_memory(request);
+  EXPECT_EQ(after.denoise_bytes - before.denoise_bytes, 2000);
+  EXPECT_EQ(after.text_bytes - before.text_bytes, 20);
+  EXPECT_EQ(after.decode_bytes, before.decode_bytes);
+  // A scaled tensor passes through F32; that is over when the activations begin.
+  request.text_weights.largest_scaled = int64_t{1} << 30;
+  EXPECT_GE(plan_memory(request).text_bytes, after.text_bytes + (int64_t{3} << 30));
+  EXPECT_LT(plan_memory(request).text_bytes, after.text_bytes + (int64_t{4} << 30));
+  request.text_weights = {};
+  EXPECT_EQ(plan_memory(request).text_bytes, 0);
+}
+
+TEST(MemoryPlan, SeveralPromptsKeepTransformerAndVaeTogetherAndEveryState) {
+  auto request = large_request();
+  const auto one = plan_memory(request);
+  request.prompts = 3;
+  const auto three = plan_memory(request);
+  const int64_t states = 2 * 512 * request.dit.text_dim * request.element_bytes;
+  EXPECT_EQ(three.text_bytes - one.text_bytes, states);
+  EXPECT_EQ(three.denoise_bytes - one.denoise_bytes, states + request.vae_weights.loaded_bytes(4));
+  EXPECT_EQ(three.decode_bytes - one.decode_bytes, states + request.dit_weights.loaded_bytes(4));
+  request.text_weights = {};
+  const auto text = error_of([&] { check_memory(plan_memory(request), request, int64_t{4} << 30); });
+  EXPECT_NE(text.find("one --prompt at a time"), std::string::npos) << text;
 }
 
 io::Video gray(uint8_t value, int64_t frames = 2, int64_t height = 16, int64_t width = 20) {
@@ -125,6 +166,16 @@ TEST(Progress, TheBarShowsRateAndRemainingTimeAndFitsTheTerminal) {
   EXPECT_LE(out.str().size(), 60u + 6);  // the control sequence and the line feed
 }
 
+TEST(Progress, TheLengthMayComeWithTheWork) {
+  std::ostringstream out;
+  {
+    Progress progress({&out, false, 80}, "decode", "chunk", 0);
+    for (int64_t i = 1; i <= 12; ++i)
+      progress.advance_to(i, 12);
+  }
+  EXPECT_EQ(out.str().rfind("decode: chunk 12/12", 0), 0u) << out.str();
+}
+
 TEST(Progress, ClockText) {
   EXPECT_EQ(clock_text(65), "1:05");
   EXPECT_EQ(clock_text(7380), "2:03:00");
@@ -142,6 +193,55 @@ TEST(Outputs, UnusablePlacesAreNamed) {
       std::string::npos);
   EXPECT_EQ(error_of([&] { check_writable_file("--output", scratch.path() / "x.mp4", 1); }), "no error");
   EXPECT_TRUE(std::filesystem::is_empty(scratch.path()));
+}
+
+TEST(ClipFiles, FramesOfALongerClipAreNotMixedWithNewOnes) {
+  const testing::ScratchFolder scratch;
+  write_frames(scratch.path(), gray(10, 5));
+  const auto error = [&](int64_t frames) {
+    return error_of([&] { check_no_other_frames("--frames-dir", scratch.path(), frames); });
+  };
+  EXPECT_EQ(error(5), "no error");
+  EXPECT_EQ(error(9), "no error");
+  EXPECT_NE(error(3).find("--frames-dir: expected a folder without frames beyond the 3 of this clip, got 2 in"),
+            std::string::npos)
+      << error(3);
+  EXPECT_NE(error(3).find("frame-0003.png"), std::string::npos) << error(3);
+  testing::write_raw(scratch / "notes.png", "");  // not a frame
+  EXPECT_EQ(error(5), "no error");
+  EXPECT_EQ(error_of([&] { check_no_other_frames("--frames-dir", scratch / "none", 1); }), "no error");
+  EXPECT_EQ(testing::count_files(scratch.path()), 6u);
+}
+
+template <class Action>
+Failure failure_after(Action action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return failure_of(error);
+  }
+  ADD_FAILURE() << "no exception";
+  return {};
+}
+
+TEST(Failure, MemoryThatTorchDoesNotGetIsOneLine) {
+  const auto failure = failure_after([] { at::empty({int64_t{1} << 52}, at::kFloat); });
+  EXPECT_EQ(failure.text, "error: out of memory: 16384 TiB could not be allocated; smaller inputs need less");
+  EXPECT_EQ(failure.exit_code, kFailed);
+  EXPECT_EQ(failure_after([] { throw std::bad_alloc(); }).text, "error: out of memory; smaller inputs need less");
+}
+
+TEST(Failure, EveryKindOfExceptionHasItsTextAndExitCode) {
+  const auto wrong = failure_after([] { throw UsageError("--x: wrong"); });
+  EXPECT_EQ(wrong.text, "error: --x: wrong");
+  EXPECT_EQ(wrong.exit_code, kUsage);
+  EXPECT_EQ(failure_after([] { throw Error("file: broken"); }).exit_code, kFailed);
+  const auto interrupted = failure_after([] { throw Interrupted(2); });
+  EXPECT_EQ(interrupted.text, "interrupted");
+  EXPECT_EQ(interrupted.exit_code, 130);
+  const auto shapes = failure_after([] { at::zeros({2, 3}).matmul(at::zeros({2, 3})); });
+  EXPECT_EQ(shapes.text.find('\n'), std::string::npos) << shapes.text;
+  EXPECT_EQ(shapes.text.find("memory"), std::string::npos) << shapes.text;
 }
 
 TEST(Outputs, NumbersComeBeforeTheSuffix) {

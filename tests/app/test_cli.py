@@ -192,6 +192,74 @@ def test_an_all_black_result_is_an_error(fpsa, copy_of_model, tmp_path):
     assert outputs(tmp_path) == []
 
 
+@pytest.fixture
+def repackaged(model, tmp_path_factory):
+    """The tiny model's files as a repackaged folder, with a second VAE and a second text encoder."""
+    root = tmp_path_factory.mktemp("repackaged")
+    for part, folder, name in (("transformer", "diffusion_models", "diffusion_pytorch_model"),
+                               ("vae", "vae", "diffusion_pytorch_model"), ("text_encoder", "text_encoders", "model")):
+        (root / folder).mkdir()
+        for copy in ("a", "b"):
+            shutil.copy(model / part / f"{name}.safetensors", root / folder / f"{copy}.safetensors")
+    (root / "diffusion_models" / "b.safetensors").unlink()
+    # Tensors do not show a head of 32 nor the statistics of 4 latent channels.
+    shutil.copy(model / "transformer" / "config.json", root / "diffusion_models" / "config.json")
+    shutil.copy(model / "vae" / "config.json", root / "vae" / "config.json")
+    return root
+
+
+def test_ambiguous_parts_are_named_by_flags(fpsa, model, repackaged, tmp_path):
+    root = repackaged
+    common = ("generate", "--model", root / "diffusion_models" / "a.safetensors", *PROMPT, "--size", "96*64",
+              "--num-frames", 9, "--fps", 8, "--num-inference-steps", 2, "--flow-shift", 3, "--threads", 1)
+    assert_error(fpsa(*common), FAILED, "vae/a.safetensors", "vae/b.safetensors", "--vae PATH")
+    vae = ("--vae", root / "vae" / "b.safetensors")
+    assert_error(fpsa(*common, *vae), FAILED, "text_encoders/b.safetensors", "--text-encoder PATH")
+    text = ("--t5", root / "text_encoders" / "b.safetensors")
+    assert_error(fpsa(*common, *vae, *text), FAILED, "no tokenizer", "--tokenizer PATH")
+    assert_error(fpsa("info", root, *vae), FAILED, "--text-encoder PATH")
+    assert outputs(tmp_path) == []
+
+    parts = (*vae, *text, "--tokenizer", model / "tokenizer")
+    done = fpsa(*common, *parts, "--output", "named.mp4", "--perf-dump-path", "perf.json")
+    assert done.returncode == 0, done.stderr
+    used = json.loads((tmp_path / "perf.json").read_text())["parameters"]
+    assert (used["vae"], used["text_encoder"], used["tokenizer"]) == ("b.safetensors", "b.safetensors", "tokenizer")
+    whole = fpsa("generate", "--model", model, *PROMPT, "--num-inference-steps", 2, "--threads", 1, "--output",
+                 "whole.mp4")
+    assert whole.returncode == 0, whole.stderr
+    assert fpsa("compare", "named.mp4", "whole.mp4").stdout == "identical\n"
+
+
+@pytest.mark.parametrize("flag, value, words", [
+    ("--vae", "nowhere", "--vae: expected the path of the vae, received 'nowhere'"),
+    ("--text-encoder-path", "nowhere", "--text-encoder: expected the path of the text encoder"),
+    ("--tokenizer", "nowhere", "nowhere"),
+    ("--vae", "{model}/transformer", "expected the vae of a Wan2.1 model, received the transformer"),
+    ("--t5xxl", "{model}/vae", "expected the text encoder of a Wan2.1 model, received the vae"),
+    ("--vae", "{model}/tokenizer", "expected *.safetensors"),
+])
+def test_a_named_part_that_is_none_is_refused(fpsa, model, tmp_path, flag, value, words):
+    done = fpsa("generate", "--model", model, *PROMPT, flag, value.format(model=model))
+    assert_error(done, FAILED, words)
+    assert outputs(tmp_path) == []
+
+
+def test_a_text_encoder_beside_prompt_embeds_is_refused(fpsa, model):
+    done = fpsa("generate", "--model", model, "--prompt-embeds", "e.safetensors", "--text-encoder", model / "text_encoder")
+    assert_error(done, USAGE, "--text-encoder: expected none beside --prompt-embeds")
+
+
+def test_a_scheduler_that_asks_for_other_arithmetic_is_refused_before_the_work(fpsa, copy_of_model, tmp_path):
+    file = copy_of_model / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    del config["use_flow_sigmas"]
+    file.write_text(json.dumps(config))
+    for done in (fpsa("generate", "--model", copy_of_model, *PROMPT), fpsa("info", copy_of_model)):
+        assert_error(done, FAILED, "scheduler_config.json: 'use_flow_sigmas' must be true")
+    assert outputs(tmp_path) == []
+
+
 # --- schedules, latents, prompts --------------------------------------------------------------------------------
 
 
@@ -270,6 +338,68 @@ def test_too_little_memory_is_said_before_the_work_with_flags_that_help(fpsa, mo
     assert outputs(tmp_path) == []
 
 
+def test_memory_that_runs_out_ends_with_the_flags_that_help(binary, model, tmp_path):
+    import resource
+
+    def limit():  # the program itself maps some 1 GiB; the first latents of this clip take 1.1 GiB
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+    done = subprocess.run(
+        [binary, "generate", "--model", model, *PROMPT, "--size", "8192*8192", "--num-frames", "257",
+         "--ignore-memory-check", "--cfg", "batched", "--vae-tiling", "off", "--threads", "1"],
+        cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"), preexec_fn=limit,
+        timeout=240)
+    assert_error(done, FAILED, "out of memory: 1.0 GiB could not be allocated; what helps: fewer --num-frames",
+                 "--cfg sequential", "--vae-tiling on", "--dtype bf16")
+    assert len(done.stderr.splitlines()) < 8, done.stderr
+    assert outputs(tmp_path) == []
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_goes_away_does_not_end_the_run(binary, model, tmp_path, stream):
+    read, write = os.pipe()
+    os.close(read)  # as head does after its last line
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
+    process = subprocess.Popen(
+        [binary, "generate", "--model", model, *PROMPT, "--num-inference-steps", "2", "--explain"], cwd=tmp_path, text=True,
+        env=dict(os.environ, OMP_NUM_THREADS="1"), **streams)
+    os.close(write)
+    text = "".join(part or "" for part in process.communicate(timeout=240))
+    assert process.returncode == 0, text
+    assert outputs(tmp_path) == ["out.mp4"]
+
+
+def test_standard_output_that_takes_nothing_is_an_error_and_a_closed_one_is_not(binary, model, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([binary, "info"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert_error(done, FAILED, "standard output: expected to take all text")
+    done = subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', binary, "generate", "--model", model, *PROMPT,
+                           "--num-inference-steps", "1", "--explain", "--frames-dir", "frames"],
+                          cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([binary, "info", "out.mp4"], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_a_frames_folder_of_a_longer_clip_is_refused_before_the_work(fpsa, model, tmp_path):
+    common = ("generate", "--model", model, *PROMPT, "--num-inference-steps", 1, "--frames-dir", "frames")
+    assert fpsa(*common).returncode == 0
+    before = outputs(tmp_path / "frames")
+    assert len(before) == 9
+    assert_error(fpsa(*common, "--num-frames", 5, "--output", "short.mp4"), FAILED, "--frames-dir: expected", "frame-0005.png")
+    assert outputs(tmp_path / "frames") == before and outputs(tmp_path) == ["frames", "out.mp4"]
+    assert fpsa(*common, "--num-frames", 13).returncode == 0
+    assert len(outputs(tmp_path / "frames")) == 13
+
+
+def test_tiled_decoding_shows_its_progress(fpsa, model):
+    common = ("generate", "--model", model, *PROMPT, "--num-inference-steps", 1, "--num-frames", 5, "--size", "272*64")
+    # Two latent frames; one tile is 256 wide, the second begins at 192.
+    for tiling, chunks in (("off", 2), ("on", 4)):
+        done = fpsa(*common, "--vae-tiling", tiling)
+        assert done.returncode == 0, done.stderr
+        assert f"decode: chunk {chunks}/{chunks}" in done.stderr
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
 def test_ctrl_c_ends_with_its_exit_code_and_leaves_nothing(binary, model, tmp_path, number, code):
     process = subprocess.Popen(
@@ -313,6 +443,50 @@ def test_info_describes_machine_model_file_and_video(fpsa, model, tmp_path):
     assert done.returncode == 0, done.stderr
     video = fpsa("info", "out.mp4").stdout
     assert "9 frames 96x64 at 8 fps" in video and '"seed":9' in video
+
+
+def test_info_refuses_what_generate_would_refuse(fpsa, copy_of_model):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    vae = copy_of_model / "vae"
+    weights, config = vae / "diffusion_pytorch_model.safetensors", vae / "config.json"
+    assert "4 latent channels" in fpsa("info", vae).stdout
+    tensors = load_file(weights)
+    save_file(dict(tensors, **{"quant_conv.bias": torch.zeros(3)}), weights)
+    for path in (weights, vae, copy_of_model):
+        assert_error(fpsa("info", path), FAILED, "quant_conv.bias: expected [8], received [3]")
+    save_file(tensors, weights)
+    text = config.read_text()
+    config.write_text(text.replace("{", '{"z_dim": 4, ', 1))
+    for path in (weights, vae, copy_of_model):
+        assert_error(fpsa("info", path), FAILED, "config.json: key 'z_dim' appears twice")
+    config.write_text(text)
+    os.truncate(weights, weights.stat().st_size - 1)
+    for path in (weights, vae, copy_of_model):
+        assert_error(fpsa("info", path), FAILED, weights.name)
+
+
+def test_info_describes_files_that_are_no_part_and_folders_without_text(fpsa, copy_of_model, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    schedule = "version = 1\ntile = [3, 4, 4]\n[[phase]]\nuntil = 1.0\ngranularity = [3, 4, 4]\nwindow = [1, 1, 1]\nquant = 'e4m3'\n"
+    save_file({"initial": torch.zeros(1, 2)}, tmp_path / "latents.safetensors",
+              metadata={"fpsa.schedule": schedule, "long": "x" * 5000})
+    done = fpsa("info", "latents.safetensors", "--tensors")
+    assert done.returncode == 0, done.stderr
+    for part in ("not a part of a Wan2.1 model", "F32: 1 tensors, 8 B", "initial F32 [1,2]", "phase 1: steps 0% to 100%"):
+        assert part in done.stdout
+    assert "x" * 400 + " ..." in done.stdout and "x" * 401 not in done.stdout
+    save_file({"vace_blocks.0.after_proj.bias": torch.zeros(1)}, tmp_path / "vace.safetensors")
+    assert "not supported:" in fpsa("info", "vace.safetensors").stdout
+    assert_error(fpsa("info", "latents.safetensors", "--vae", "x"), USAGE, "expected the folder of a model")
+
+    shutil.rmtree(copy_of_model / "text_encoder")
+    done = fpsa("info", copy_of_model)
+    assert done.returncode == 0, done.stderr
+    assert "generate with --prompt-embeds" in done.stdout and "sampler unipc, flow shift 3" in done.stdout
 
 
 def test_compare_and_sheet(fpsa, model, tmp_path):

@@ -172,5 +172,32 @@ TEST(Samplers, NamesRoundTrip) {
   EXPECT_THROW(sampler_from_name("ddim"), Error);
 }
 
+TEST(SchedulerConfig, ForeignArithmeticIsRefusedWithTheFile) {
+  const auto error = [](const char* text) -> std::string {
+    try {
+      SchedulerConfig::from_json(nlohmann::json::parse(text), "folder/s.json");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  for (const auto& [text, part] : std::vector<std::pair<const char*, const char*>>{
+           {"[]", "expected a JSON object"},
+           {R"({"flow_shift":3.0})", "'_class_name'"},
+           {R"({"_class_name":"DDIMScheduler"})", "received \"DDIMScheduler\""},
+           {R"({"_class_name":"UniPCMultistepScheduler","use_flow_sigmas":true,"prediction_type":"epsilon"})",
+            "'prediction_type' must be \"flow_prediction\", received \"epsilon\""},
+           {R"({"_class_name":"UniPCMultistepScheduler","prediction_type":"flow_prediction"})",
+            "'use_flow_sigmas' must be true, received false (diffusers' default for an absent key)"},
+           {R"({"_class_name":"FlowMatchEulerDiscreteScheduler","num_train_timesteps":500})", "must be 1000"},
+           {R"({"_class_name":"FlowMatchEulerDiscreteScheduler","shift":"3"})", "'shift' must be a number"},
+           {R"({"_class_name":"FlowMatchEulerDiscreteScheduler","shift":0})", "positive"}}) {
+    EXPECT_NE(error(text).find(part), std::string::npos) << text << ": " << error(text);
+    EXPECT_EQ(error(text).rfind("folder/s.json: ", 0), 0u) << error(text);
+  }
+  const auto euler = nlohmann::json::parse(R"({"_class_name":"FlowMatchEulerDiscreteScheduler","shift":5.0})");
+  EXPECT_EQ(SchedulerConfig::from_json(euler).shift, 5.0);
+}
+
 }  // namespace
 }  // namespace fpsa::diffusion

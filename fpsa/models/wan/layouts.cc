@@ -4,7 +4,6 @@
 #include <cctype>
 #include <vector>
 
-#include "fpsa/base/check.h"
 #include "fpsa/io/json.h"
 
 namespace fpsa::models::wan {
@@ -109,6 +108,11 @@ std::vector<fs::path> recognised_files(const std::vector<fs::path>& folders, Par
   return found;
 }
 
+// The command line's flag for a part that lies elsewhere.
+std::string_view flag_of(Part part) {
+  return part == Part::kVae ? "--vae" : part == Part::kTextEncoder ? "--text-encoder" : "--model";
+}
+
 std::vector<fs::path> part_folders(const ModelPlace& place, Part part) {
   if (place.layout == Layout::kOriginal) return {place.root};
   switch (part) {
@@ -126,23 +130,26 @@ PartFiles search_part(const ModelPlace& place, Part part) {
   const std::vector<fs::path> folders = part_folders(place, part);
   std::string faults;
   const std::vector<fs::path> found = recognised_files(folders, part, faults);
-  if (found.size() == 1) return {found.front(), {}};
+  if (found.size() == 1) return part_at(found.front(), part);
   if (found.size() > 1) {
     std::string names;
     for (const fs::path& file : found)
       names += "\n  " + file.string();
     throw Error(join("the ", name_of(part), ": expected one file under '", place.root.string(),
-                     "', found several; name the one to use:", names));
+                     "', found several; name the one to use by ", flag_of(part), " PATH:", names));
   }
   const std::string_view mark = part == Part::kVae ? "vae" : part == Part::kTextEncoder ? "t5" : "diffusion";
   for (const fs::path& folder : folders)
     for (const fs::path& file : files_in(folder))
-      FPSA_CHECK(!is_pickle(file) || lower(file.filename().string()).find(mark) == std::string::npos, file.string(),
-                 ": the ", name_of(part), " is a Python pickle, which can run code when it is read. ",
-                 io::pickle_conversion(file));
-  throw Error(join("the ", name_of(part), " of the Wan model was not found under '", place.root.string(),
-                   "'; expected a safetensors file in '", folders.front().string(), "', or its path given by name",
-                   faults.empty() ? "" : "; files that were passed over:", faults));
+      if (is_pickle(file) && lower(file.filename().string()).find(mark) != std::string::npos)
+        throw MissingPart(join(file.string(), ": the ", name_of(part),
+                               " is a Python pickle, which can run code when it is read. ",
+                               io::pickle_conversion(file)));
+  const std::string message =
+      join("the ", name_of(part), " of the Wan model was not found under '", place.root.string(),
+           "'; expected a safetensors file in '", folders.front().string(), "', or its path by ", flag_of(part));
+  if (faults.empty()) throw MissingPart(message);
+  throw Error(join(message, "; files that were passed over:", faults));
 }
 
 // diffusers names its files by a fixed stem; other files in the folder are variants of other precision.
@@ -156,8 +163,10 @@ fs::path component_weights(const fs::path& folder) {
 PartFiles diffusers_part(const ModelPlace& place, Part part) {
   const char* names[] = {"transformer", "vae", "text_encoder"};
   const fs::path folder = place.root / names[static_cast<int>(part)];
-  FPSA_CHECK(fs::is_directory(folder), place.root.string(), ": the folder '", folder.filename().string(),
-             "' is missing; download the whole model folder");
+  if (!fs::is_directory(folder))
+    throw MissingPart(join(place.root.string(), ": the folder '", folder.filename().string(),
+                           "' is missing; download the whole model folder",
+                           part == Part::kTransformer ? "" : join(", or name this part by ", flag_of(part), " PATH")));
   FPSA_CHECK(fs::exists(folder / "config.json"), folder.string(),
              ": config.json is missing; download the folder again");
   return {component_weights(folder), folder / "config.json"};
@@ -216,11 +225,39 @@ ModelPlace find_model(const fs::path& path) {
   return {Layout::kRepackaged, repackaged_root(absolute), absolute, {}};
 }
 
-PartFiles find_part(const ModelPlace& place, Part part) {
+std::optional<Part> configured_part(const fs::path& folder) {
+  const fs::path file = folder / "config.json";
+  if (!fs::is_regular_file(file)) return std::nullopt;
+  const nlohmann::json config = io::read_json(file);
+  if (!config.is_object()) return std::nullopt;
+  const auto is = [&](const char* key, const char* value) { return config.contains(key) && config[key] == value; };
+  if (is("_class_name", "WanTransformer3DModel")) return Part::kTransformer;
+  if (is("_class_name", "AutoencoderKLWan")) return Part::kVae;
+  if (is("model_type", "umt5")) return Part::kTextEncoder;
+  return std::nullopt;
+}
+
+PartFiles part_at(const fs::path& path, Part part) {
+  if (fs::is_directory(path)) {
+    const fs::path config = path / "config.json";
+    return {component_weights(path), fs::exists(config) ? config : fs::path()};
+  }
+  // Beside a file may lie another part's: the original folder's config.json is the transformer's alone.
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  return {path, configured_part(folder) == part ? folder / "config.json" : fs::path()};
+}
+
+PartFiles find_part(const ModelPlace& place, Part part, const PartPaths& named) {
+  const fs::path& given = part == Part::kVae ? named.vae : named.text_encoder;
+  if (part != Part::kTransformer && !given.empty()) {
+    FPSA_CHECK(fs::exists(given), flag_of(part), ": expected the path of the ", name_of(part), ", received '",
+               given.string(), "', which does not exist");
+    return part_at(given, part);
+  }
   if (place.layout == Layout::kDiffusers) return diffusers_part(place, part);
   if (part != Part::kTransformer) return search_part(place, part);
   if (place.layout == Layout::kRepackaged) {
-    if (!place.transformer_file.empty()) return {place.transformer_file, {}};
+    if (!place.transformer_file.empty()) return part_at(place.transformer_file, part);
     PartFiles files = search_part(place, part);
     refuse_wan22_name(files.weights);
     return files;
@@ -235,7 +272,8 @@ PartFiles find_part(const ModelPlace& place, Part part) {
   return files;
 }
 
-fs::path find_tokenizer(const ModelPlace& place) {
+fs::path find_tokenizer(const ModelPlace& place, const PartPaths& named) {
+  if (!named.tokenizer.empty()) return named.tokenizer;
   std::vector<fs::path> candidates = {place.root / "tokenizer", place.root / "google" / "umt5-xxl", place.root};
   if (place.layout == Layout::kRepackaged) candidates.push_back(place.root / "text_encoders");
   for (const fs::path& folder : candidates)

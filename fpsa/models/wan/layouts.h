@@ -7,9 +7,11 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "fpsa/base/check.h"
 #include "fpsa/models/wan/weight_map.h"
 
 namespace fpsa::models::wan {
@@ -38,14 +40,37 @@ struct PartFiles {
   std::filesystem::path weights, config;
 };
 
-/// Where a part lies.
-///   Errors    fpsa::Error: missing, ambiguous (names the candidates), or a Python pickle, with the way to convert it
-PartFiles find_part(const ModelPlace& place, Part part);
+/// Parts from elsewhere, named one by one; empty: where the layout puts them.
+struct PartPaths {
+  std::filesystem::path vae, text_encoder;  // a checkpoint file, an index of shards, or a folder that holds one
+  std::filesystem::path tokenizer;          // a folder with spiece.model, or a .model file
+};
 
-/// Folder or file for Tokenizer::load; empty when the place has none.
-std::filesystem::path find_tokenizer(const ModelPlace& place);
+/// A part, or the tokenizer, that a place does not have, or has only as a Python pickle.
+class MissingPart : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Where a part lies.
+///   Errors    fpsa::Error: ambiguous (names the candidates), only damaged files, a named path that does not exist.
+///             MissingPart: not there, or a pickle, with the way to convert it
+PartFiles find_part(const ModelPlace& place, Part part, const PartPaths& named = {});
+
+/// A part's files from the path of its checkpoint alone: a config.json of that part inside the folder or beside the
+/// file belongs to it.
+PartFiles part_at(const std::filesystem::path& path, Part part);
+
+/// The part that a folder's config.json of diffusers or transformers is for; nothing for others, or without the file.
+std::optional<Part> configured_part(const std::filesystem::path& folder);
+
+/// Folder or file for Tokenizer::load; empty when the place has none and none is named.
+std::filesystem::path find_tokenizer(const ModelPlace& place, const PartPaths& named = {});
 
 /// scheduler/scheduler_config.json; empty when the place has none.
 std::filesystem::path find_scheduler(const ModelPlace& place);
+
+/// Shift of the noise levels where no scheduler_config.json gives it: the default of the original repository.
+inline constexpr double kOriginalFlowShift = 5.0;
 
 }  // namespace fpsa::models::wan

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -23,19 +23,7 @@ struct LoadOptions {
   at::ScalarType vae_dtype = at::kFloat;                     // of the VAE's, as diffusers recommends
   at::Device device = at::kCPU;                              // where all weights go; anything but the CPU copies them
   bool transformer = true, text_encoder = true, vae = true;  // the text encoder brings the tokenizer
-  // Parts from elsewhere; empty: beside the transformer, where the layout puts them.
-  std::filesystem::path vae_path, text_encoder_path, tokenizer_path;
-};
-
-/// What scheduler/scheduler_config.json says; the defaults are those of Wan2.1's own scheduler.
-struct SchedulerConfig {
-  std::string class_name = "UniPCMultistepScheduler";
-  double flow_shift = 3.0;
-  int64_t num_train_timesteps = 1000;
-  nlohmann::json json;  // all keys, for settings of one sampler
-
-  /// Errors: fpsa::Error for a scheduler that does not predict flow, or whose class no sampler here replaces.
-  static SchedulerConfig from_json(const nlohmann::json& json, const std::string& origin);
+  PartPaths paths;
 };
 
 /// How one part was loaded.
@@ -56,18 +44,13 @@ struct WanModel {
   std::unique_ptr<WanVae> vae;
   std::unique_ptr<Umt5Encoder> text_encoder;
   std::unique_ptr<Tokenizer> tokenizer;
-  SchedulerConfig scheduler;
-  std::string schedule;  // TOML that the transformer's file carries as fpsa.schedule metadata; empty: none
+  std::map<std::string, std::string> metadata;  // of the transformer's files
   std::vector<LoadedPart> parts;
-
-  /// A few lines: layout, parts, sizes.
-  std::string description() const;
 };
 
 /// Recognises the layout at `path` and loads the parts asked for, mapped and copied only where the dtype differs.
 ///   Errors    fpsa::Error: everything find_model, find_part, rename_part and nn::CheckpointSource refuse; parts that
-///   do
-///             not fit together (latent channels, text width, vocabulary)
+///             do not fit together (latent channels, text width, vocabulary)
 WanModel load_model(const std::filesystem::path& path, const LoadOptions& options = {});
 
 /// One part alone, from a checkpoint file or folder with or without a config file (deduced from the shapes then).
@@ -76,7 +59,7 @@ struct PartOptions {
   at::Device device = at::kCPU;
 };
 std::unique_ptr<WanDit> load_transformer(const PartFiles& files, const PartOptions& options,
-                                         LoadedPart* report = nullptr, std::string* schedule = nullptr);
+                                         LoadedPart* report = nullptr);
 std::unique_ptr<WanVae> load_vae(const PartFiles& files, const PartOptions& options, LoadedPart* report = nullptr);
 std::unique_ptr<Umt5Encoder> load_text_encoder(const PartFiles& files, const PartOptions& options,
                                                LoadedPart* report = nullptr);

@@ -55,4 +55,29 @@ Umt5Config text_config_of(const OpenedPart& part) {
   return with_origin(part.files.config, [&] { return Umt5Config::from_json(part.config); });
 }
 
+Tokenizer load_tokenizer(const ModelPlace& place, const PartPaths& named, const OpenedPart& text) {
+  const std::filesystem::path path = find_tokenizer(place, named);
+  if (!path.empty()) return Tokenizer::load(path);
+  const at::Tensor& carried = text.weights.spiece_model;
+  if (!carried.defined())
+    throw MissingPart(join(place.root.string(), ": no tokenizer here (tokenizer/spiece.model, google/umt5-xxl/, ",
+                           "text_encoders/spiece.model), and the text encoder's file carries none; download UMT5's ",
+                           "tokenizer folder and name it by --tokenizer PATH"));
+  return Tokenizer::parse({static_cast<const char*>(carried.const_data_ptr()), carried.nbytes()},
+                          text.origin() + ", tensor 'spiece_model'");
+}
+
+void check_fit(const std::string& origin, const DitConfig* dit, const VaeConfig* vae, const Umt5Config* text,
+               const Tokenizer* tokenizer) {
+  if (dit && vae)
+    FPSA_CHECK(dit->in_channels == vae->z_dim, origin, ": the transformer works on ", dit->in_channels,
+               " latent channels, the VAE on ", vae->z_dim, "; they belong to different models");
+  if (dit && text)
+    FPSA_CHECK(dit->text_dim == text->d_model, origin, ": the transformer expects text states of width ", dit->text_dim,
+               ", the text encoder gives ", text->d_model, "; they belong to different models");
+  if (tokenizer && text)
+    FPSA_CHECK(tokenizer->vocab_size() <= text->vocab_size, origin, ": the tokenizer has ", tokenizer->vocab_size(),
+               " pieces, the text encoder ", text->vocab_size, " embeddings; they belong to different models");
+}
+
 }  // namespace fpsa::models::wan

@@ -88,8 +88,7 @@ TEST(LoadModel, ADiffusersFolderLoadsWithoutCopiesAndBringsItsSettings) {
   ScratchFolder scratch;
   const WanModel model = reference(scratch);
   EXPECT_EQ(model.layout, Layout::kDiffusers);
-  EXPECT_EQ(model.scheduler.flow_shift, 4.0);
-  EXPECT_EQ(model.schedule, "version = 1");
+  EXPECT_EQ(model.metadata.at("fpsa.schedule"), "version = 1");
   ASSERT_EQ(model.parts.size(), 3u);
   for (const LoadedPart& part : model.parts) {
     // F32 is kept for norms and modulation, and is the VAE's dtype; all else is the file's own BF16.
@@ -97,7 +96,6 @@ TEST(LoadModel, ADiffusersFolderLoadsWithoutCopiesAndBringsItsSettings) {
       EXPECT_LT(part.converted_bytes, part.weight_bytes / 4);
     }
   }
-  FPSA_EXPECT_CONTAINS(model.description(), "diffusers folder");
   EXPECT_EQ(model.vae->config().latents_std, model_data().vae.latents_std);
 }
 
@@ -126,7 +124,6 @@ TEST(LoadModel, TheOriginalFolderIsTheSameModel) {
   write_original_folder(scratch / "Wan2.1-T2V-small");
   const WanModel model = load_model(scratch / "Wan2.1-T2V-small");
   EXPECT_EQ(model.layout, Layout::kOriginal);
-  EXPECT_EQ(model.scheduler.flow_shift, 5.0);
   expect_same(reference(scratch), model);
 }
 
@@ -213,12 +210,33 @@ TEST(LoadModel, PartsMayBeLeftOutOrComeFromElsewhere) {
   FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(scratch / "a"); }), "'vae' is missing");
 
   LoadOptions elsewhere;
-  elsewhere.vae_path = scratch / "vae";
-  elsewhere.text_encoder_path = scratch / "text";
-  elsewhere.tokenizer_path = "models/tiny/tokenizer";
+  elsewhere.paths.vae = scratch / "vae";
+  elsewhere.paths.text_encoder = scratch / "text";
+  elsewhere.paths.tokenizer = "models/tiny/tokenizer";
   expect_same(reference(scratch), load_model(scratch / "a", elsewhere));
-  elsewhere.vae_path = scratch / "none";
-  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(scratch / "a", elsewhere); }), "does not exist");
+  elsewhere.paths.vae = scratch / "none";
+  const std::string gone = error_of<Error>([&] { load_model(scratch / "a", elsewhere); });
+  FPSA_EXPECT_CONTAINS(gone, "--vae: expected the path of the vae");
+  FPSA_EXPECT_CONTAINS(gone, "does not exist");
+}
+
+TEST(LoadModel, ANamedFileBringsTheConfigBesideItAndNoOther) {
+  ScratchFolder scratch;
+  // The statistics of 4 latent channels are in the config alone: without it the frames would be others.
+  testing::write_diffusers_folder(model_data(), scratch / "a");
+  fs::rename(scratch / "a/vae", scratch / "vae");
+  LoadOptions options;
+  options.paths.vae = scratch / "vae/diffusion_pytorch_model.safetensors";
+  EXPECT_EQ(load_model(scratch / "a", options).vae->config().latents_std, model_data().vae.latents_std);
+  // The config.json of the original folder is the transformer's.
+  write_original_folder(scratch / "wan");
+  options.paths.vae = scratch / "wan/Wan2.1_VAE.safetensors";
+  EXPECT_TRUE(load_model(scratch / "a", options).vae->config().latents_std.empty());
+  options.paths.vae = scratch / "a/transformer";
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(scratch / "a", options); }),
+                       "expected the vae of a Wan2.1 model, received the transformer");
+  options.paths.vae = testing::write_raw(scratch / "vae.pth", "PK\x03\x04, the start of a zip archive");
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(scratch / "a", options); }), "weights_only=True");
 }
 
 TEST(LoadModel, PicklesAreRefusedWithTheWayToConvertThem) {
@@ -241,7 +259,20 @@ TEST(LoadModel, AnAmbiguousPartNamesTheCandidates) {
   const std::string message = error_of<Error>([&] { load_model(scratch / "c"); });
   FPSA_EXPECT_CONTAINS(message, "wan_2.1_vae.safetensors");
   FPSA_EXPECT_CONTAINS(message, "other.safetensors");
+  FPSA_EXPECT_CONTAINS(message, "name the one to use by --vae PATH");
   EXPECT_EQ(message.find("damaged"), std::string::npos);
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { describe(scratch / "c"); }), "--vae PATH");
+
+  LoadOptions options;
+  options.paths.vae = scratch / "c/vae/other.safetensors";
+  const WanModel expected = reference(scratch);
+  expect_same(expected, load_model(scratch / "c", options));
+  EXPECT_EQ(describe(scratch / "c", options.paths).find(Part::kVae)->source, options.paths.vae);
+
+  fs::copy(scratch / "c/text_encoders/umt5.safetensors", scratch / "c/text_encoders/second.safetensors");
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { load_model(scratch / "c", options); }), "--text-encoder PATH");
+  options.paths.text_encoder = scratch / "c/text_encoders/second.safetensors";
+  expect_same(expected, load_model(scratch / "c", options));
 }
 
 TEST(LoadModel, ADamagedPartIsNamedWhenNothingElseIsFound) {
@@ -249,9 +280,11 @@ TEST(LoadModel, ADamagedPartIsNamedWhenNothingElseIsFound) {
   write_repackaged(scratch / "c", testing::original_dit(model_data()));
   const fs::path vae = scratch / "c/vae/wan_2.1_vae.safetensors";
   fs::resize_file(vae, fs::file_size(vae) - 100);
-  const std::string message = error_of<Error>([&] { load_model(scratch / "c"); });
-  FPSA_EXPECT_CONTAINS(message, "was not found");
-  FPSA_EXPECT_CONTAINS(message, vae.string());
+  for (const std::string& message :
+       {error_of<Error>([&] { load_model(scratch / "c"); }), error_of<Error>([&] { describe(scratch / "c"); })}) {
+    FPSA_EXPECT_CONTAINS(message, "was not found");
+    FPSA_EXPECT_CONTAINS(message, vae.string());
+  }
 }
 
 TEST(LoadModel, EveryTensorFaultIsNamedAtOnce) {
@@ -321,10 +354,12 @@ TEST(Describe, FoldersFilesAndSinglePartsAreDescribedAndChecked) {
   EXPECT_EQ(whole.parts[0].tensors, static_cast<int64_t>(model_data().dit_tensors.size()));
   EXPECT_EQ(whole.parts[0].config, model_data().dit.to_json());
   EXPECT_EQ(whole.parts[0].metadata.at("fpsa.schedule"), "version = 1");
-  EXPECT_EQ(whole.parts[0].bytes_by_dtype.at("BF16"), 2 * whole.parts[0].parameters);
+  EXPECT_EQ(whole.parts[0].bytes_by_dtype.at("BF16"), 2 * whole.parts[0].weights.parameters);
   EXPECT_EQ(describe(scratch / "d/vae").parts.at(0).part, Part::kVae);
   EXPECT_EQ(describe(scratch / "d/text_encoder/model.safetensors").parts.at(0).config, model_data().text.to_json());
-  FPSA_EXPECT_CONTAINS(text_of(whole), "diffusers' names");
+  for (const char* part : {"diffusers folder", "diffusers' names", "2 layers, 1 heads of 128",
+                           "4 latent channels, 2x4x4", "metadata fpsa.schedule: version = 1"})
+    FPSA_EXPECT_CONTAINS(text_of(whole), part);
 
   const fs::path file = write_repackaged(scratch / "c", testing::original_dit(model_data(), "model.diffusion_model."));
   FPSA_EXPECT_CONTAINS(text_of(describe(file)), "the original's names behind 'model.diffusion_model.'");
@@ -352,17 +387,76 @@ TEST(Describe, FaultsAreNamedAsWhenLoading) {
   FPSA_EXPECT_CONTAINS(error_of<Error>([&] { describe(scratch / "none"); }), "no such file or folder");
 }
 
-TEST(SchedulerConfig, ForeignSchedulersAreRefused) {
-  const auto error = [](const char* text) {
-    return error_of<Error>([&] { SchedulerConfig::from_json(nlohmann::json::parse(text), "s.json"); });
+TEST(Describe, PartsThatDoNotFitOrCannotBeReadAreRefused) {
+  ScratchFolder scratch;
+  const auto fresh = [&] {
+    fs::remove_all(scratch / "d");
+    testing::write_diffusers_folder(model_data(), scratch / "d");
   };
-  FPSA_EXPECT_CONTAINS(error(R"({"_class_name":"DDIMScheduler"})"), "received 'DDIMScheduler'");
-  FPSA_EXPECT_CONTAINS(error(R"({"prediction_type":"epsilon"})"), "flow_prediction");
-  FPSA_EXPECT_CONTAINS(error(R"({"flow_shift":"3"})"), "must be a number");
-  FPSA_EXPECT_CONTAINS(error(R"({"flow_shift":0})"), "positive");
-  FPSA_EXPECT_CONTAINS(error(R"({"num_train_timesteps":500})"), "1000");
-  const auto euler = nlohmann::json::parse(R"({"_class_name":"FlowMatchEulerDiscreteScheduler","shift":5.0})");
-  EXPECT_EQ(SchedulerConfig::from_json(euler, "s").flow_shift, 5.0);
+  const auto error = [&](const char* path) { return error_of<Error>([&] { describe(scratch / path); }); };
+
+  fresh();
+  nn::TensorMap tensors = model_data().vae_tensors;
+  tensors["quant_conv.bias"] = at::zeros({3}, at::kBFloat16);
+  nn::save_tensors(scratch / "d/vae/diffusion_pytorch_model.safetensors", tensors);
+  for (const char* path : {"d", "d/vae", "d/vae/diffusion_pytorch_model.safetensors"})
+    FPSA_EXPECT_CONTAINS(error(path), "quant_conv.bias: expected [8], received [3]");
+  tensors["quant_conv.bias"] = at::zeros({8}, at::kInt);
+  nn::save_tensors(scratch / "d/vae/diffusion_pytorch_model.safetensors", tensors);
+  FPSA_EXPECT_CONTAINS(error("d/vae"), "quant_conv.bias: expected a floating-point tensor");
+
+  fresh();
+  write_text(scratch / "d/vae/config.json", R"({"_class_name":"AutoencoderKLWan","z_dim":4,"z_dim":4})");
+  for (const char* path : {"d", "d/vae", "d/vae/diffusion_pytorch_model.safetensors"})
+    FPSA_EXPECT_CONTAINS(error(path), "key 'z_dim' appears twice");
+
+  fresh();
+  const fs::path file = scratch / "d/transformer/diffusion_pytorch_model.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 1);
+  for (const char* path : {"d", "d/transformer", "d/transformer/diffusion_pytorch_model.safetensors"})
+    FPSA_EXPECT_CONTAINS(error(path), file.filename().string());
+
+  fresh();
+  nlohmann::json json = model_data().dit.to_json();
+  json["text_dim"] = 16;
+  write_text(scratch / "d/transformer/config.json", json.dump());
+  tensors = model_data().dit_tensors;
+  auto& first = tensors["condition_embedder.text_embedder.linear_1.weight"];
+  first = first.narrow(1, 0, 16).contiguous();
+  nn::save_tensors(file, tensors);
+  FPSA_EXPECT_CONTAINS(error("d"), "text states of width 16");
+
+  fresh();
+  PartPaths named;
+  named.vae = scratch / "d/vae";
+  FPSA_EXPECT_CONTAINS(error_of<Error>([&] { describe(scratch / "d/vae", named); }), "vae alone");
+  write_text(scratch / "d/tokenizer/spiece.model", "not a tokenizer");
+  FPSA_EXPECT_CONTAINS(error("d"), "spiece.model");
+  fs::remove_all(scratch / "d/tokenizer");
+  FPSA_EXPECT_CONTAINS(text_of(describe(scratch / "d")), "no tokenizer here");
+}
+
+TEST(Describe, WeightsAreCountedAsLoadingWillMakeThem) {
+  ScratchFolder scratch;
+  nn::TensorMap tensors = testing::original_dit(model_data());
+  const std::string scaled = "blocks.0.ffn.0.weight";
+  for (auto& [name, tensor] : tensors)
+    tensor = tensor.to(at::kFloat8_e4m3fn);
+  const int64_t scaled_elements = tensors[scaled].numel();
+  tensors["blocks.0.ffn.0.scale_weight"] = at::full({}, 0.5f);
+  const fs::path file = write_repackaged(scratch / "c", tensors);
+  const WeightCount count = describe(file).parts.at(0).weights;
+  EXPECT_EQ(count.loading_bytes(), 4 * scaled_elements);
+
+  // F8 grows: the estimate is what the loaded module really holds, in either dtype.
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kFloat}) {
+    LoadOptions options;
+    options.dtype = dtype;
+    options.vae = options.text_encoder = false;
+    EXPECT_EQ(count.loaded_bytes(static_cast<int64_t>(c10::elementSize(dtype))),
+              load_model(file, options).parts.at(0).converted_bytes);
+  }
+  EXPECT_GT(count.kept_f32, 0);
 }
 
 }  // namespace

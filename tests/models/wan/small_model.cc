@@ -181,7 +181,8 @@ void write_diffusers_folder(const SmallModel& model, const fs::path& folder) {
   write_text(folder / "vae/config.json", model.vae.to_json().dump());
   write_text(folder / "text_encoder/config.json", model.text.to_json().dump());
   write_text(folder / "scheduler/scheduler_config.json",
-             R"({"_class_name":"UniPCMultistepScheduler","prediction_type":"flow_prediction","flow_shift":4.0})");
+             R"({"_class_name":"UniPCMultistepScheduler","prediction_type":"flow_prediction","use_flow_sigmas":true,
+    "flow_shift":4.0})");
   nn::save_tensors(folder / "transformer/diffusion_pytorch_model.safetensors", model.dit_tensors,
                    {{"fpsa.schedule", "version = 1"}});
   nn::save_tensors(folder / "vae/diffusion_pytorch_model.safetensors", model.vae_tensors);
