@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fpsa/kernel/attention.h"
+#include "fpsa/kernel/attention_bwd.h"
 #include "fpsa/kernel/cpu/isa.h"
 #include "fpsa/kernel/quantize.h"
 
@@ -21,6 +22,13 @@ struct AttentionFwdEntry {
   AttentionFwd kernel;
 };
 
+struct AttentionBwdEntry {
+  std::string_view name;  // attention_bwd_<dtype>_<isa>
+  Isa isa;
+  Dtype dtype;
+  AttentionBwd kernel;
+};
+
 struct QuantizeEntry {
   std::string_view name;  // quantize_e4m3_<isa>
   Isa isa;
@@ -31,10 +39,12 @@ std::string_view dtype_name(Dtype dtype);
 
 /// Every entry in the build, lowest level first; those above detected_isa() must not be called.
 std::span<const AttentionFwdEntry> attention_fwd_entries();
+std::span<const AttentionBwdEntry> attention_bwd_entries();
 std::span<const QuantizeEntry> quantize_entries();
 
 /// The entry that serves at a level: the highest one not above it.
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level);
+const AttentionBwdEntry& attention_bwd_at(Dtype dtype, Isa level);
 const QuantizeEntry& quantize_at(Isa level);
 
 /// Limits selection to a level by name; "auto" goes back to detected_isa().
@@ -46,6 +56,7 @@ Isa current_isa();
 
 /// The entries that serve at current_isa().
 const AttentionFwdEntry& attention_fwd(Dtype dtype);
+const AttentionBwdEntry& attention_bwd(Dtype dtype);
 const QuantizeEntry& quantize();
 /// Their names, for people.
 std::vector<std::string> selected();
