@@ -17,6 +17,9 @@ inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings
 inline constexpr double kAttentionE4m3 = 0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
 inline constexpr double kAttentionE4m3Rms = 1e-3;  // e4m3 kernels: flips are rare, so the root mean square stays small
 inline constexpr double kAttentionE4m3Codes = 1e-5;  // e4m3 kernels on known codes: exp2 2.6e-6 in the row sum, S2 up to 16 in F32, |v| <= 1
+inline constexpr double kAttentionExact = 0.002;  // exact output of e4m3 kernels: P rounded to BF16 by 2^-8 at most, half of it on average, relative to max |v|
+inline constexpr double kAttentionBwdRms = 0.004;  // bf16 and e4m3 backward, RMS of the error over that of the gradient: three roundings to BF16 of 0.0016 each
+inline constexpr double kAttentionBwdSlope = 3e-4;  // F32 gradients (30 eps of |g| up to 10) along a direction of 1424 elements, against central differences
 inline constexpr double kOpsF32 = 2e-6;   // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
 inline constexpr double kOpsBf16 = 0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
 inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the same Q, K, V: P rounded by 2^-4 at most
