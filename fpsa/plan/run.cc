@@ -202,12 +202,18 @@ kernel::AttentionOut Run::out(int64_t job) const {
   const Dtype dtype = plan_.spec().dtype;
   const auto view = rows({out.data, out.batch, out.head, out.token}, dtype, job, plan_.index());
   const int64_t row = job * plan_.queries();
-  return {const_cast<void*>(view.data),
-          view.stride,
-          dtype,
-          view.index,
-          output_.lse ? output_.lse + row : nullptr,
-          output_.row_max ? output_.row_max + row : nullptr};
+  kernel::AttentionOut result{const_cast<void*>(view.data),
+                              view.stride,
+                              dtype,
+                              view.index,
+                              output_.lse ? output_.lse + row : nullptr,
+                              output_.row_max ? output_.row_max + row : nullptr};
+  if (const Target& exact = output_.exact; exact.data) {
+    result.exact =
+        const_cast<void*>(rows({exact.data, exact.batch, exact.head, exact.token}, dtype, job, nullptr).data);
+    result.exact_stride = exact.token;
+  }
+  return result;
 }
 
 void check_source(const char* name, const Source& x, int64_t tokens, const void* out) {
