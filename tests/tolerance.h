@@ -22,6 +22,7 @@ inline constexpr double kAttentionBwdRms = 0.004;  // bf16 and e4m3 backward, RM
 inline constexpr double kAttentionBwdSlope = 3e-4;  // F32 gradients (30 eps of |g| up to 10) along a direction of 1424 elements, against central differences
 inline constexpr double kOpsF32 = 2e-6;   // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
 inline constexpr double kOpsBf16 = 0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
+inline constexpr double kOpsGradRms = 0.006;  // BF16 and E4M3 gradients against F64, RMS relative to the gradient: five roundings to BF16 of 0.0016 each and flips of codes
 inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the same Q, K, V: P rounded by 2^-4 at most
 
 inline constexpr double kNormActF32 = 2e-6;  // the VAE's fused norm and SiLU against composed operators: 16 eps, relative to range
