@@ -6,11 +6,14 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/reference/attention_fwd.h"
+#include "fpsa/kernel/reference/prepass.h"
 #include "fpsa/kernel/reference/quantize.h"
 #if FPSA_KERNEL_X86
 #include "fpsa/kernel/cpu/attention_fwd_avx2.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512bf16.h"
+#include "fpsa/kernel/cpu/prepass_avx2.h"
+#include "fpsa/kernel/cpu/prepass_avx512.h"
 #include "fpsa/kernel/cpu/quantize_avx2.h"
 #endif
 
@@ -46,6 +49,17 @@ const auto& quantize_table() {
   return table;
 }
 
+const auto& prepass_table() {
+  static const auto table = std::to_array<PrepassEntry>({
+    {"prepass_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::prepass_e4m3()},
+#if FPSA_KERNEL_X86
+        {"prepass_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::prepass_e4m3_avx2()},
+        {"prepass_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::prepass_e4m3_avx512()},
+#endif
+  });
+  return table;
+}
+
 // The reference has no ISA to miss, so every search finds an entry.
 std::atomic<Isa>& level() {
   static std::atomic<Isa> current = detected_isa();
@@ -72,6 +86,9 @@ std::span<const AttentionFwdEntry> attention_fwd_entries() {
 std::span<const QuantizeEntry> quantize_entries() {
   return quantize_table();
 }
+std::span<const PrepassEntry> prepass_entries() {
+  return prepass_table();
+}
 
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level) {
   const AttentionFwdEntry* best = nullptr;
@@ -84,6 +101,13 @@ const QuantizeEntry& quantize_at(Isa level) {
   const QuantizeEntry* best = nullptr;
   for (const auto& entry : quantize_entries())
     if (entry.isa <= level) best = &entry;
+  return *best;
+}
+
+const PrepassEntry& prepass_at(Dtype codes, Isa level) {
+  const PrepassEntry* best = nullptr;
+  for (const auto& entry : prepass_entries())
+    if (entry.codes == codes && entry.isa <= level) best = &entry;
   return *best;
 }
 
@@ -114,12 +138,16 @@ const AttentionFwdEntry& attention_fwd(Dtype dtype) {
 const QuantizeEntry& quantize() {
   return quantize_at(current_isa());
 }
+const PrepassEntry& prepass(Dtype codes) {
+  return prepass_at(codes, current_isa());
+}
 
 std::vector<std::string> selected() {
   std::vector<std::string> names;
   for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3})
     names.emplace_back(attention_fwd(dtype).name);
   names.emplace_back(quantize().name);
+  names.emplace_back(prepass(Dtype::kE4m3).name);
   return names;
 }
 

@@ -37,6 +37,8 @@ TEST_F(KernelTable, NamesFollowTheGrammarAndAreListedInSelected) {
     EXPECT_EQ(entry.name, join("attention_fwd_", dtype_name(entry.dtype), "_", isa_name(entry.isa)));
   for (const auto& entry : quantize_entries())
     EXPECT_EQ(entry.name, join("quantize_e4m3_", isa_name(entry.isa)));
+  for (const auto& entry : prepass_entries())
+    EXPECT_EQ(entry.name, join("prepass_", dtype_name(entry.codes), "_", isa_name(entry.isa)));
   EXPECT_EQ(selected()[0], attention_fwd(Dtype::kF32).name);
 }
 
