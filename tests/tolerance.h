@@ -17,6 +17,9 @@ inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings
 inline constexpr double kAttentionE4m3 = 0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
 inline constexpr double kAttentionE4m3Rms = 1e-3;  // e4m3 kernels: flips are rare, so the root mean square stays small
 inline constexpr double kAttentionE4m3Codes = 1e-5;  // e4m3 kernels on known codes: exp2 2.6e-6 in the row sum, S2 up to 16 in F32, |v| <= 1
+inline constexpr double kAttentionInt8Rms = 0.5;  // int8 kernels whose blocks differ: roundings of half a code, 0.41 rms for both; in codes per sqrt(keys)
+inline constexpr double kAttentionInt8Codes = 1e-5;  // int8 kernels with the same codes: exp2 2.6e-6 in the row sum and F32 sums, relative to max |v|
+inline constexpr double kSmoothing = 1e-3;  // F32 attention with and without a mean in K: 65 roundings each of sums of |q k| / 8 up to 130
 inline constexpr double kOpsF32 = 2e-6;   // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
 inline constexpr double kOpsBf16 = 0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
 inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the same Q, K, V: P rounded by 2^-4 at most

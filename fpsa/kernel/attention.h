@@ -9,7 +9,7 @@
 
 namespace fpsa::kernel {
 
-enum class Dtype : uint8_t { kF32, kBf16, kE4m3 };
+enum class Dtype : uint8_t { kF32, kBf16, kE4m3, kInt8 };
 
 /// Query rows that one call may have at most; scratch is sized for it.
 inline constexpr int32_t kMaxQueryRows = 96;
@@ -24,10 +24,10 @@ struct RowsView {
 /// The inputs of one (batch, head).
 struct AttentionHead {
   int64_t queries = 0, keys = 0, dim = 0;
-  RowsView q, k, v;                // of the entry's dtype; bf16 as uint16_t, e4m3 as uint8_t
-  const float* q_scale = nullptr;  // [queries] by position, e4m3 only
-  const float* k_scale = nullptr;  // [keys] by position, e4m3 only
-  const float* v_scale = nullptr;  // [D], e4m3 only
+  RowsView q, k, v;                // of the entry's dtype; bf16 as uint16_t, e4m3 as uint8_t, int8 as int8_t
+  const float* q_scale = nullptr;  // [queries] by position, e4m3 and int8 only
+  const float* k_scale = nullptr;  // [keys] by position, e4m3 and int8 only
+  const float* v_scale = nullptr;  // [D], e4m3 and int8 only
   float softmax_scale = 1.0f;
 };
 
@@ -64,9 +64,15 @@ struct QueryBlock {
 ///             second product as F32 (f32 entries), as BF16 or better (bf16 entries), or as the exact value of the
 ///             code E4M3(256 P) (e4m3 entries; undone by 1/256). m may run over any blocks of keys: codes differ by
 ///             that only below 2^-14 of the row's largest P. Accumulators F32 (reference: F64).
-///             Tolerances: kAttentionF32, kAttentionBf16, kAttentionE4m3
-///   Threads   run() writes the rows of its block and its scratch, nothing else; a row's bits do not depend on
-///             the block it is in. pack() of disjoint ranges may run at the same time
+///             int8 entries: dot is exact, in int32, and S2 is three F32 products in the order above, so S2 and m have
+///             the same bits in every entry. P enters as the code u8 nearest, ties to even, to 255 P; the second
+///             product is an exact int32 sum over each block of keys, added to the F32 accumulators; out = accumulator
+///             * v_scale[d] / (255 sum). A code made under an m that rises by r later is 2^r times finer than one made
+///             under the last m: entries whose blocks differ agree to half a code of the last m per key.
+///             Tolerances: kAttentionF32, kAttentionBf16, kAttentionE4m3, kAttentionInt8
+///   Threads   run() writes the rows of its block and its scratch, nothing else; a row's bits depend neither on
+///             the block it is in nor on how its visible keys are cut into ranges. pack() of disjoint ranges may run at
+///             the same time
 ///   Errors    checked by ops; kernels are noexcept
 struct AttentionFwd {
   /// Bytes of the packed keys and values of one head.

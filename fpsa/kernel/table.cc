@@ -11,6 +11,9 @@
 #include "fpsa/kernel/cpu/attention_fwd_avx2.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512bf16.h"
+#include "fpsa/kernel/cpu/attention_fwd_int8_avx2.h"
+#include "fpsa/kernel/cpu/attention_fwd_int8_avx512.h"
+#include "fpsa/kernel/cpu/attention_fwd_int8_avx512bf16.h"
 #include "fpsa/kernel/cpu/quantize_avx2.h"
 #endif
 
@@ -22,15 +25,19 @@ const auto& attention_table() {
     {"attention_fwd_f32_reference", Isa::kReference, Dtype::kF32, reference::attention_fwd_f32()},
         {"attention_fwd_bf16_reference", Isa::kReference, Dtype::kBf16, reference::attention_fwd_bf16()},
         {"attention_fwd_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::attention_fwd_e4m3()},
+        {"attention_fwd_int8_reference", Isa::kReference, Dtype::kInt8, reference::attention_fwd_int8()},
 #if FPSA_KERNEL_X86
         {"attention_fwd_f32_avx2", Isa::kAvx2, Dtype::kF32, cpu::attention_fwd_f32_avx2()},
         {"attention_fwd_bf16_avx2", Isa::kAvx2, Dtype::kBf16, cpu::attention_fwd_bf16_avx2()},
         {"attention_fwd_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx2()},
+        {"attention_fwd_int8_avx2", Isa::kAvx2, Dtype::kInt8, cpu::attention_fwd_int8_avx2()},
         {"attention_fwd_f32_avx512", Isa::kAvx512, Dtype::kF32, cpu::attention_fwd_f32_avx512()},
         {"attention_fwd_bf16_avx512", Isa::kAvx512, Dtype::kBf16, cpu::attention_fwd_bf16_avx512()},
         {"attention_fwd_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512()},
+        {"attention_fwd_int8_avx512", Isa::kAvx512, Dtype::kInt8, cpu::attention_fwd_int8_avx512()},
         {"attention_fwd_bf16_avx512bf16", Isa::kAvx512Bf16, Dtype::kBf16, cpu::attention_fwd_bf16_avx512bf16()},
         {"attention_fwd_e4m3_avx512bf16", Isa::kAvx512Bf16, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512bf16()},
+        {"attention_fwd_int8_avx512bf16", Isa::kAvx512Bf16, Dtype::kInt8, cpu::attention_fwd_int8_avx512bf16()},
 #endif
   });
   return table;
@@ -38,9 +45,11 @@ const auto& attention_table() {
 
 const auto& quantize_table() {
   static const auto table = std::to_array<QuantizeEntry>({
-    {"quantize_e4m3_reference", Isa::kReference, reference::quantize_e4m3()},
+    {"quantize_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::quantize_e4m3()},
+        {"quantize_int8_reference", Isa::kReference, Dtype::kInt8, reference::quantize_int8()},
 #if FPSA_KERNEL_X86
-        {"quantize_e4m3_avx2", Isa::kAvx2, cpu::quantize_e4m3_avx2()},
+        {"quantize_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::quantize_e4m3_avx2()},
+        {"quantize_int8_avx2", Isa::kAvx2, Dtype::kInt8, cpu::quantize_int8_avx2()},
 #endif
   });
   return table;
@@ -62,6 +71,8 @@ std::string_view dtype_name(Dtype dtype) {
       return "bf16";
     case Dtype::kE4m3:
       return "e4m3";
+    case Dtype::kInt8:
+      return "int8";
   }
   return "unknown";
 }
@@ -80,10 +91,10 @@ const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level) {
   return *best;
 }
 
-const QuantizeEntry& quantize_at(Isa level) {
+const QuantizeEntry& quantize_at(Dtype codes, Isa level) {
   const QuantizeEntry* best = nullptr;
   for (const auto& entry : quantize_entries())
-    if (entry.isa <= level) best = &entry;
+    if (entry.dtype == codes && entry.isa <= level) best = &entry;
   return *best;
 }
 
@@ -111,15 +122,16 @@ Isa current_isa() {
 const AttentionFwdEntry& attention_fwd(Dtype dtype) {
   return attention_fwd_at(dtype, current_isa());
 }
-const QuantizeEntry& quantize() {
-  return quantize_at(current_isa());
+const QuantizeEntry& quantize(Dtype codes) {
+  return quantize_at(codes, current_isa());
 }
 
 std::vector<std::string> selected() {
   std::vector<std::string> names;
-  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3})
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3, Dtype::kInt8})
     names.emplace_back(attention_fwd(dtype).name);
-  names.emplace_back(quantize().name);
+  for (const Dtype codes : {Dtype::kE4m3, Dtype::kInt8})
+    names.emplace_back(quantize(codes).name);
   return names;
 }
 

@@ -22,8 +22,9 @@ struct AttentionFwdEntry {
 };
 
 struct QuantizeEntry {
-  std::string_view name;  // quantize_e4m3_<isa>
+  std::string_view name;  // quantize_<dtype>_<isa>
   Isa isa;
+  Dtype dtype;  // of the codes: kE4m3 or kInt8
   Quantize kernel;
 };
 
@@ -35,7 +36,7 @@ std::span<const QuantizeEntry> quantize_entries();
 
 /// The entry that serves at a level: the highest one not above it.
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level);
-const QuantizeEntry& quantize_at(Isa level);
+const QuantizeEntry& quantize_at(Dtype codes, Isa level);
 
 /// Limits selection to a level by name; "auto" goes back to detected_isa().
 ///   Threads   may be called at any time; calls in flight keep what they took
@@ -46,7 +47,7 @@ Isa current_isa();
 
 /// The entries that serve at current_isa().
 const AttentionFwdEntry& attention_fwd(Dtype dtype);
-const QuantizeEntry& quantize();
+const QuantizeEntry& quantize(Dtype codes = Dtype::kE4m3);
 /// Their names, for people.
 std::vector<std::string> selected();
 

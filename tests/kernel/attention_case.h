@@ -1,6 +1,7 @@
 // Random legal attention problems for the tests that walk the kernel table.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "fpsa/kernel/visibility.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/e4m3.h"
+#include "fpsa/numeric/int8.h"
 
 namespace fpsa::kernel::testing_support {
 
@@ -57,7 +59,7 @@ struct AttentionCase {
     head.q = {q.data(), stride, query_index.data()};
     head.k = {k.data(), stride, key_index.data()};
     head.v = {v.data(), stride, key_index.data()};
-    if (dtype == Dtype::kE4m3) {
+    if (scaled()) {
       scales(q_scale, queries, spread);
       scales(k_scale, keys, spread);
       scales(v_scale, dim, 1.0);
@@ -69,12 +71,16 @@ struct AttentionCase {
   AttentionCase(const AttentionCase&) = delete;
   AttentionCase& operator=(const AttentionCase&) = delete;
 
+  /// Whether codes have scales.
+  bool scaled() const { return dtype == Dtype::kE4m3 || dtype == Dtype::kInt8; }
+
   /// The real value of element (position, d).
   double value(const RowsView& rows, const float* row_scale, const float* column_scale, int64_t position,
                int64_t d) const {
     const int64_t at = rows.index[position] * rows.stride + d;
     const double raw = dtype == Dtype::kF32    ? static_cast<const float*>(rows.data)[at]
                        : dtype == Dtype::kBf16 ? numeric::f32_from_bf16(static_cast<const uint16_t*>(rows.data)[at])
+                       : dtype == Dtype::kInt8 ? static_cast<const int8_t*>(rows.data)[at]
                                                : numeric::f32_from_e4m3(static_cast<const uint8_t*>(rows.data)[at]);
     return raw * (row_scale ? row_scale[position] : 1.0) * (column_scale ? column_scale[d] : 1.0);
   }
@@ -101,6 +107,9 @@ struct AttentionCase {
   std::vector<int32_t> query_index, key_index;
 
  private:
+  // INT8 codes reach three sigma without clipping.
+  double codes_per_sigma() const { return dtype == Dtype::kInt8 ? 40 : 100; }
+
   void fill(std::vector<uint8_t>& bytes, int64_t rows, double spread) {
     std::normal_distribution<float> normal(0.0f, static_cast<float>(spread));
     const int64_t count = rows * stride;
@@ -109,7 +118,10 @@ struct AttentionCase {
     for (int64_t i = 0; i < count; ++i) {
       const float x = normal(random);
       const uint16_t bf16 = numeric::bf16_from_f32(x);
-      const uint8_t code = numeric::e4m3_from_f32(x * static_cast<float>(100 / spread));
+      const float wide = x * static_cast<float>(codes_per_sigma() / spread);
+      const uint8_t code = dtype == Dtype::kInt8
+                               ? static_cast<uint8_t>(numeric::quantize_int8(std::clamp(wide, -127.0f, 127.0f), 1.0f))
+                               : numeric::e4m3_from_f32(wide);
       std::memcpy(bytes.data() + i * size,
                   dtype == Dtype::kF32    ? static_cast<const void*>(&x)
                   : dtype == Dtype::kBf16 ? static_cast<const void*>(&bf16)
@@ -121,7 +133,7 @@ struct AttentionCase {
     std::uniform_real_distribution<float> uniform(0.5f, 1.5f);
     into.resize(static_cast<size_t>(count));
     for (float& scale : into)
-      scale = static_cast<float>(spread) / 100.0f * uniform(random);
+      scale = static_cast<float>(spread / codes_per_sigma()) * uniform(random);
   }
   std::vector<int32_t> shuffled(int64_t n) {
     std::vector<int32_t> index(static_cast<size_t>(n));

@@ -72,7 +72,7 @@ void compare(const AttentionFwdEntry& entry, const AttentionCase& test, const Qu
   double allowed = relative * value;
   if (entry.dtype == Dtype::kBf16) allowed += tolerance::kAttentionBf16 * value;
   if (entry.dtype == Dtype::kE4m3) allowed += tolerance::kAttentionE4m3 * value;
-  double squares = 0;
+  double squares = 0, int8_squares = 0;
   int64_t elements = 0;
   for (int32_t i = block.begin; i < block.end; ++i) {
     const size_t row = static_cast<size_t>(test.head.q.index[i]);
@@ -87,14 +87,27 @@ void compare(const AttentionFwdEntry& entry, const AttentionCase& test, const Qu
       EXPECT_GE(got.row_max[row], std::ceil(top - error)) << "row " << i << " largest score " << top;
       EXPECT_LE(got.row_max[row], std::ceil(top + error)) << "row " << i << " largest score " << top;
     }
+    // A code may differ by one, and the sum of P says what one code weighs.
+    double code = 0;
+    if (entry.dtype == Dtype::kInt8 && keys > 0) {
+      EXPECT_EQ(got.row_max[row], want.row_max[row]) << "row " << i;
+      code = 1 / (255 * std::exp2(want.lse[row] * std::numbers::log2e - want.row_max[row]));
+      int8_squares += static_cast<double>(test.head.dim * keys) * code * code;
+    }
+    const double row_allowed = allowed + static_cast<double>(keys) * code * value;
     for (size_t d = 0; d < static_cast<size_t>(test.head.dim); ++d) {
       const size_t at = row * static_cast<size_t>(test.head.dim) + d;
       const double error = std::abs(static_cast<double>(got.out[at]) - want.out[at]);
-      ASSERT_LE(error, allowed) << "row " << i << " channel " << d << ": expected " << want.out[at] << ", got "
-                                << got.out[at];
+      ASSERT_LE(error, row_allowed) << "row " << i << " channel " << d << ": expected " << want.out[at] << ", got "
+                                    << got.out[at];
       squares += error * error;
       ++elements;
     }
+  }
+  if (entry.dtype == Dtype::kInt8 && elements > 0) {
+    const double rms = std::sqrt(int8_squares / static_cast<double>(elements));
+    EXPECT_LE(std::sqrt(squares / static_cast<double>(elements)),
+              (tolerance::kAttentionInt8Rms * rms + relative) * value);
   }
   if (entry.dtype == Dtype::kE4m3 && elements > 0) {
     EXPECT_LE(std::sqrt(squares / static_cast<double>(elements)), (tolerance::kAttentionE4m3Rms + relative) * value);
@@ -151,6 +164,17 @@ TEST_P(AttentionFwdTable, ARowDoesNotDependOnItsBlock) {
   }
 }
 
+TEST_P(AttentionFwdTable, CutsBetweenTouchingRangesChangeNothing) {
+  AttentionCase test(entry().dtype, 8, 40, 333, 48);
+  const std::vector<KeyRange> whole = {{5, 290}, {300, 333}};
+  const std::vector<KeyRange> cut = {{5, 6}, {6, 64}, {64, 71}, {71, 200}, {200, 290}, {300, 320}, {320, 333}};
+  bool clean = false;
+  const auto want = run_entry(entry().kernel, test, {0, 40, whole.data(), 2}, clean);
+  const auto got = run_entry(entry().kernel, test, {0, 40, cut.data(), 7}, clean);
+  EXPECT_EQ(got.out, want.out);
+  EXPECT_EQ(got.lse, want.lse);
+}
+
 TEST_P(AttentionFwdTable, Bf16OutputIsTheRoundedF32Output) {
   AttentionCase test(entry().dtype, 9, 30, 100, 40);
   const KeyRange all{0, 100};
@@ -197,14 +221,37 @@ TEST_P(AttentionFwdTable, ANanScoreMakesItsRowNan) {
       std::memcpy(test.q.data() + at * 4, &nan, 4);
     else if (entry().dtype == Dtype::kBf16)
       std::memcpy(test.q.data() + at * 2, &bf16, 2);
-    else
+    else if (entry().dtype == Dtype::kE4m3)
       test.q[at] = nan >> 31 ? 0x80 | numeric::kE4m3Nan : numeric::kE4m3Nan;
+    else
+      test.q_scale[2] = std::bit_cast<float>(nan);
     const KeyRange all{0, 90};
     bool clean = false;
     const auto got = run_entry(entry().kernel, test, {0, 7, &all, 1}, clean);
     for (int32_t i = 0; i < 7; ++i)
       for (size_t d = 0; d < 24; ++d)
         EXPECT_EQ(std::isnan(got.out[static_cast<size_t>(test.query_index[static_cast<size_t>(i)]) * 24 + d]), i == 2);
+  }
+}
+
+// What a bad group or channel leaves in its scale shows where it is used, and only there.
+TEST_P(AttentionFwdTable, ANanOrInfiniteScaleShowsInTheRowsThatUseIt) {
+  if (entry().dtype != Dtype::kE4m3 && entry().dtype != Dtype::kInt8) return;
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    AttentionCase test(entry().dtype, 12, 9, 200, 32);
+    test.k_scale[150] = bad;
+    for (size_t d = 0; d < 32; ++d)
+      test.k[static_cast<size_t>(test.key_index[150] * test.stride) + d] = 0;
+    const KeyRange without{0, 140}, with{100, 200};
+    bool clean = false;
+    for (const float x : run_entry(entry().kernel, test, {0, 9, &without, 1}, clean).out)
+      EXPECT_TRUE(std::isfinite(x));
+    for (const float x : run_entry(entry().kernel, test, {0, 9, &with, 1}, clean).out)
+      EXPECT_TRUE(std::isnan(x));
+    test.v_scale[7] = std::numeric_limits<float>::quiet_NaN();
+    const auto got = run_entry(entry().kernel, test, {0, 9, &without, 1}, clean);
+    for (size_t i = 0; i < got.out.size(); ++i)
+      EXPECT_EQ(std::isnan(got.out[i]), i % 32 == 7);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "fpsa/kernel/table.h"
 #include "fpsa/numeric/bf16.h"
+#include "fpsa/numeric/int8.h"
 #include "fpsa/numeric/scales.h"
 
 namespace fpsa::kernel {
@@ -19,6 +20,13 @@ class QuantizeTable : public testing::TestWithParam<size_t> {
     if (entry().isa > detected_isa()) GTEST_SKIP() << entry().name << " needs " << isa_requirements(entry().isa);
   }
   const QuantizeEntry& entry() const { return quantize_entries()[GetParam()]; }
+  bool int8() const { return entry().dtype == Dtype::kInt8; }
+  float scale_of(float absmax) const {
+    return int8() ? numeric::int8_scale_from_absmax(absmax) : numeric::scale_from_absmax(absmax);
+  }
+  uint8_t code_of(float x, float scale) const {
+    return int8() ? static_cast<uint8_t>(numeric::quantize_int8(x, scale)) : numeric::quantize_e4m3(x, scale);
+  }
 };
 
 struct Rows {
@@ -64,13 +72,12 @@ TEST_P(QuantizeTable, TokenGroupsGetAbsmaxScalesAndExactCodes) {
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t d = 0; d < dim && group[static_cast<size_t>(i)] == g; ++d)
           top = std::max(top, std::abs(x.at(i, d)));
-      EXPECT_EQ(scale[static_cast<size_t>(g)], numeric::scale_from_absmax(top));
+      EXPECT_EQ(scale[static_cast<size_t>(g)], scale_of(top));
     }
     for (int64_t i = 0; i < rows; ++i) {
       EXPECT_EQ(token_scale[static_cast<size_t>(i)], scale[static_cast<size_t>(group[static_cast<size_t>(i)])]);
       for (int64_t d = 0; d < dim; ++d)
-        ASSERT_EQ(codes[static_cast<size_t>(i * dim + d)],
-                  numeric::quantize_e4m3(x.at(i, d), token_scale[static_cast<size_t>(i)]))
+        ASSERT_EQ(codes[static_cast<size_t>(i * dim + d)], code_of(x.at(i, d), token_scale[static_cast<size_t>(i)]))
             << entry().name << " seed " << seed << " row " << i << " channel " << d << " value " << x.at(i, d);
     }
     EXPECT_EQ(std::count(codes.end() - 64, codes.end(), 0xa5), 64) << "wrote past the codes";
@@ -88,10 +95,9 @@ TEST_P(QuantizeTable, ChannelsGetAbsmaxScalesAndExactCodes) {
       float top = 0;
       for (int64_t i = 0; i < rows; ++i)
         top = std::max(top, std::abs(x.at(i, d)));
-      EXPECT_EQ(scale[static_cast<size_t>(d)], numeric::scale_from_absmax(top));
+      EXPECT_EQ(scale[static_cast<size_t>(d)], scale_of(top));
       for (int64_t i = 0; i < rows; ++i)
-        ASSERT_EQ(codes[static_cast<size_t>(i * dim + d)],
-                  numeric::quantize_e4m3(x.at(i, d), scale[static_cast<size_t>(d)]));
+        ASSERT_EQ(codes[static_cast<size_t>(i * dim + d)], code_of(x.at(i, d), scale[static_cast<size_t>(d)]));
     }
     EXPECT_EQ(std::count(codes.end() - 64, codes.end(), 0xa5), 64) << "wrote past the codes";
   }
@@ -107,14 +113,15 @@ TEST_P(QuantizeTable, ZerosGetScaleOneAndNanShowsInTheScale) {
   entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, 3, 8}, group, 4, codes, scale, nullptr);
   EXPECT_EQ(scale[0], 1.0f);
   EXPECT_TRUE(std::isnan(scale[1]));
-  EXPECT_EQ(scale[2], 5.0f / 448.0f);
+  EXPECT_EQ(scale[2], 5.0f / (int8() ? 127.0f : 448.0f));
   EXPECT_EQ(scale[3], 1.0f);  // no row
   EXPECT_EQ(codes[0], 0);
-  EXPECT_EQ(codes[16], 0x7e);
+  EXPECT_EQ(codes[16], int8() ? 127 : 0x7e);
 }
 
 // A group of scale 1 whose elements are every code's value, its neighbours and the midpoints between codes.
 TEST_P(QuantizeTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
+  if (int8()) return;  // the next test
   std::vector<float> x = {448.0f};
   for (int code = 0; code < 0x7e; ++code) {
     const float low = numeric::f32_from_e4m3(static_cast<uint8_t>(code));
@@ -136,6 +143,54 @@ TEST_P(QuantizeTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
   EXPECT_EQ(scale, 1.0f);
   for (size_t i = 0; i < x.size(); ++i)
     EXPECT_EQ(codes[i], numeric::e4m3_from_f32(x[i])) << x[i];
+}
+
+TEST_P(QuantizeTable, Int8RoundsEveryMidpointToEvenAndItsNeighboursToTheNearest) {
+  if (!int8()) return;
+  std::vector<float> x = {127.0f};
+  std::vector<int> want = {127};
+  for (int code = 0; code < 127; ++code) {
+    const float middle = static_cast<float>(code) + 0.5f;
+    const int even = code + code % 2;
+    const std::pair<float, int> cases[] = {{static_cast<float>(code), code},
+                                           {middle, even},
+                                           {std::nextafter(middle, 0.0f), code},
+                                           {std::nextafter(middle, 200.0f), code + 1}};
+    for (const auto& [value, rounded] : cases) {
+      x.insert(x.end(), {value, -value});
+      want.insert(want.end(), {rounded, -rounded});
+    }
+  }
+  while (x.size() % 8 != 0) {
+    x.push_back(-0x1p-149f);
+    want.push_back(0);
+  }
+  const int64_t rows = static_cast<int64_t>(x.size()) / 8;
+  const std::vector<int32_t> group(static_cast<size_t>(rows), 0);
+  std::vector<uint8_t> codes(x.size());
+  float scale = 0;
+  entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, rows, 8}, group.data(), 1, codes.data(), &scale, nullptr);
+  EXPECT_EQ(scale, 1.0f);
+  for (size_t i = 0; i < x.size(); ++i)
+    EXPECT_EQ(static_cast<int8_t>(codes[i]), want[i]) << x[i];
+}
+
+// Tiny and huge groups: the scale has a floor, and no quotient leaves the codes.
+TEST_P(QuantizeTable, ExtremeGroupsGetTheScalarsCodes) {
+  const float top = std::numeric_limits<float>::max(), infinity = std::numeric_limits<float>::infinity();
+  for (const float largest : {top, 0x1p-120f, 0x1p-126f, 0x1p-149f, infinity}) {
+    const float x[8] = {largest, -largest, largest / 3, 0.0f, -largest / 7, largest / 2, largest / 127, -0.0f};
+    const int32_t group = 0;
+    uint8_t codes[8];
+    float scale = 0;
+    entry().kernel.tokens({{x, 8, nullptr}, Dtype::kF32, 1, 8}, &group, 1, codes, &scale, nullptr);
+    EXPECT_EQ(scale, scale_of(largest));
+    for (size_t i = 0; i < 8; ++i)
+      EXPECT_EQ(codes[i], code_of(x[i], scale)) << entry().name << ' ' << x[i] << " of " << largest;
+    if (largest == infinity && int8()) {
+      EXPECT_EQ(std::count(codes, codes + 8, 0), 8);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Entries, QuantizeTable, testing::Range<size_t>(0, quantize_entries().size()),

@@ -18,7 +18,7 @@ TEST_F(KernelTable, ForcedLevelIsTheOneThatServes) {
     if (isa > detected_isa()) continue;
     force_isa(isa_name(isa));
     EXPECT_EQ(current_isa(), isa);
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3}) {
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3, Dtype::kInt8}) {
       const auto& entry = attention_fwd(dtype);
       EXPECT_LE(entry.isa, isa);
       EXPECT_EQ(entry.dtype, dtype);
@@ -36,8 +36,12 @@ TEST_F(KernelTable, NamesFollowTheGrammarAndAreListedInSelected) {
   for (const auto& entry : attention_fwd_entries())
     EXPECT_EQ(entry.name, join("attention_fwd_", dtype_name(entry.dtype), "_", isa_name(entry.isa)));
   for (const auto& entry : quantize_entries())
-    EXPECT_EQ(entry.name, join("quantize_e4m3_", isa_name(entry.isa)));
-  EXPECT_EQ(selected()[0], attention_fwd(Dtype::kF32).name);
+    EXPECT_EQ(entry.name, join("quantize_", dtype_name(entry.dtype), "_", isa_name(entry.isa)));
+  EXPECT_EQ(selected(),
+            (std::vector<std::string>{
+                std::string(attention_fwd(Dtype::kF32).name), std::string(attention_fwd(Dtype::kBf16).name),
+                std::string(attention_fwd(Dtype::kE4m3).name), std::string(attention_fwd(Dtype::kInt8).name),
+                std::string(quantize(Dtype::kE4m3).name), std::string(quantize(Dtype::kInt8).name)}));
 }
 
 TEST_F(KernelTable, UnknownOrUnsupportedLevelIsAnError) {

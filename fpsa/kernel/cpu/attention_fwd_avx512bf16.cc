@@ -27,7 +27,10 @@ struct Bf16Dot {
   using V = Avx512;
   using Input = InputType;
   using Element = uint16_t;
-  static constexpr bool kE4m3 = sizeof(Input) == 1;
+  static constexpr bool kE4m3 = sizeof(Input) == 1, kScales = kE4m3;
+  static constexpr float kLog2Offset = kE4m3 ? 8.0f : 0.0f;  // 256 P
+  static constexpr double kLog2Unit = kLog2Offset;
+  static constexpr int kBlockKeys = kernel::kBlockKeys, kKeyExtra = 0;
   static constexpr int kPanel = 4;      // vectors of a register tile
   static constexpr int kValueStep = 2;  // packed values hold two keys beside each other per channel
 

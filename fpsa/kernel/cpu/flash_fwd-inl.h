@@ -9,7 +9,10 @@
 // Included by one ISA file per level; everything here has internal linkage. An Engine E supplies
 //   V            vector operations (vec_*-inl.h)
 //   Input        element type of q, k, v in memory;  Element  type in the packed form
+//   kScales      whether q_scale, k_scale and v_scale apply
 //   kE4m3        whether probabilities become E4M3 codes
+//   kLog2Unit, kLog2Offset   P is summed in units of 2^-kLog2Unit; of that, exp2() is handed kLog2Offset as part of x
+//   kBlockKeys   keys of a block;  kKeyExtra  elements of a packed key group beyond its keys
 //   expand()     Input -> Element
 //   pack_keys(), pack_values()                   one group
 //   scores<MR,NC>(), accumulate<MR,NC>()         the two products of a register tile
@@ -26,7 +29,7 @@ namespace fpsa::kernel {
 namespace {
 
 constexpr int kRows = 6;              // query rows of a register tile
-constexpr int kBlockKeys = 64;        // keys of a block: 16 KiB of keys and as much of values at D = 128 in BF16
+constexpr int kBlockKeys = 64;        // usual keys of a block: 16 KiB of keys and as much of values at D = 128 in BF16
 constexpr float kLowest = -0x1p100f;  // first running maximum: below any score, and differences stay finite
 
 inline int64_t round_up(int64_t n, int64_t multiple) {
@@ -63,7 +66,7 @@ struct KeyBlock {
 };
 
 // Cuts ranges of keys into blocks of groups.
-template <int kLanes>
+template <int kLanes, int kKeys = kBlockKeys>
 class KeyWalk {
  public:
   explicit KeyWalk(const QueryBlock& block) : range_(block.ranges), last_(block.ranges + block.range_count) {
@@ -73,7 +76,7 @@ class KeyWalk {
   bool next(KeyBlock& block) {
     block.count = 0;
     block.partial = false;
-    while (block.count < kBlockKeys / kLanes && range_ != last_) {
+    while (block.count < kKeys / kLanes && range_ != last_) {
       const int32_t group = at_ / kLanes;
       const uint32_t mask = group_mask(group);
       block.group[block.count] = group;
@@ -111,7 +114,7 @@ struct Packed {
 
   Packed(void* memory, int64_t keys, int64_t dim)
       : dim_padded(round_up(dim, kLanes)),
-        key_group(dim * kLanes),
+        key_group(dim * kLanes + E::kKeyExtra),
         value_group(dim_padded * kLanes),
         k(static_cast<Element*>(memory)),
         v(k + groups(keys) * key_group),
@@ -119,7 +122,7 @@ struct Packed {
 
   static int64_t groups(int64_t keys) { return (keys + kLanes - 1) / kLanes; }
   static int64_t bytes(int64_t keys, int64_t dim) {
-    const int64_t elements = groups(keys) * kLanes * (dim + round_up(dim, kLanes));
+    const int64_t elements = groups(keys) * (kLanes * (dim + round_up(dim, kLanes)) + E::kKeyExtra);
     return elements * static_cast<int64_t>(sizeof(Element)) + groups(keys) * kLanes * 4;
   }
 
@@ -146,7 +149,7 @@ void pack(const AttentionHead& head, int64_t begin, int64_t end, void* memory) n
       const int64_t position = first + (i < count ? i : 0);
       k[i] = reinterpret_cast<const Input*>(row_bytes(head.k, position, sizeof(Input)));
       v[i] = reinterpret_cast<const Input*>(row_bytes(head.v, position, sizeof(Input)));
-      if (E::kE4m3) packed.k_scale[first + i] = head.k_scale[position];
+      if (E::kScales) packed.k_scale[first + i] = head.k_scale[position];
     }
     const int64_t group = first / kLanes;
     E::pack_keys(k, head.dim, packed.k + group * packed.key_group);
@@ -163,14 +166,14 @@ struct Work {
       : accumulator(static_cast<float*>(memory)),
         lane_sum(accumulator + kMaxQueryRows * dim_padded),
         score(lane_sum + kMaxQueryRows * E::V::kLanes),
-        row_factor(score + kRows * kBlockKeys),
+        row_factor(score + kRows * E::kBlockKeys),
         m(row_factor + kMaxQueryRows),
         probability(reinterpret_cast<Element*>(m + kMaxQueryRows)),
-        q(probability + kRows * kBlockKeys) {}
+        q(probability + kRows * E::kBlockKeys) {}
 
   static int64_t bytes(int64_t dim) {
-    const int64_t floats = kMaxQueryRows * (round_up(dim, E::V::kLanes) + E::V::kLanes + 2) + kRows * kBlockKeys;
-    const int64_t elements = kRows * kBlockKeys + kMaxQueryRows * dim;
+    const int64_t floats = kMaxQueryRows * (round_up(dim, E::V::kLanes) + E::V::kLanes + 2) + kRows * E::kBlockKeys;
+    const int64_t elements = kRows * E::kBlockKeys + kMaxQueryRows * dim;
     return floats * 4 + elements * static_cast<int64_t>(sizeof(Element));
   }
 
@@ -192,7 +195,7 @@ void start(const AttentionHead& head, const QueryBlock& block, const Work<E>& wo
     const auto* q = reinterpret_cast<const typename E::Input*>(row_bytes(head.q, position, sizeof(typename E::Input)));
     for (int64_t d = 0; d < head.dim; ++d)
       work.q[r * head.dim + d] = E::expand(q[d]);
-    work.row_factor[r] = E::kE4m3 ? to_log2 * head.q_scale[position] : to_log2;
+    work.row_factor[r] = E::kScales ? to_log2 * head.q_scale[position] : to_log2;
     work.m[r] = kLowest;
   }
   for (int64_t i = 0; i < rows * dim_padded; ++i)
@@ -229,14 +232,14 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
   const F factor = V::set1(row_factor);
   FPSA_UNROLL for (int c = 0; c < count; ++c) {
     s[c] = V::mul(V::load(score + c * V::kLanes), factor);
-    if constexpr (E::kE4m3) s[c] = V::mul(s[c], V::load(k_scale + block.group[c] * V::kLanes));
+    if constexpr (E::kScales) s[c] = V::mul(s[c], V::load(k_scale + block.group[c] * V::kLanes));
     if constexpr (kCount == 0) s[c] = V::select(V::mask(block.mask[c]), s[c], V::set1(-0x1p120f));
     top = V::max(top, s[c]);
   }
   if (V::any_greater(top, V::set1(m))) [[unlikely]]
     raise_maximum<E>(top, m, accumulator, lane_sum, dim_padded);
-  // E4M3 probabilities are scaled by 256 = 2^8 here; the row sum has the factor too, so it cancels.
-  const F offset = V::set1(E::kE4m3 ? m - 8.0f : m);
+  // Codes have a unit (256 P, 255 P) that probabilities get here; the row sum has it too, so it cancels.
+  const F offset = V::set1(m - E::kLog2Offset);
   F sum = V::load(lane_sum);
   FPSA_UNROLL for (int c = 0; c < count; ++c) {
     s[c] = E::exp2(V::sub(s[c], offset));
@@ -288,11 +291,11 @@ void tile(const AttentionHead& head, const Packed<E>& packed, const Work<E>& wor
     E::template scores<MR, kPanel>(q, head.dim, k + c, work.score + c * kLanes);
   scores_rest<E, MR, kPanel - 1>(block.count - c, q, head.dim, k + c, work.score + c * kLanes);
 
-  const bool whole = block.count == kBlockKeys / kLanes && !block.partial;
+  const bool whole = block.count == E::kBlockKeys / kLanes && !block.partial;
   for (int r = 0; r < MR; ++r) {
-    auto softmax = whole ? softmax_row<E, kBlockKeys / kLanes> : softmax_row<E, 0>;
-    softmax(block, packed.k_scale, work.row_factor[row + r], work.score + r * kBlockKeys,
-            work.probability + r * kBlockKeys, work.m[row + r], accumulator + r * packed.dim_padded,
+    auto softmax = whole ? softmax_row<E, E::kBlockKeys / kLanes> : softmax_row<E, 0>;
+    softmax(block, packed.k_scale, work.row_factor[row + r], work.score + r * E::kBlockKeys,
+            work.probability + r * E::kBlockKeys, work.m[row + r], accumulator + r * packed.dim_padded,
             work.lane_sum + (row + r) * kLanes, packed.dim_padded);
   }
 
@@ -333,7 +336,7 @@ void finish(const AttentionHead& head, const QueryBlock& block, const AttentionO
     const float inverse = empty ? 0.0f : 1.0f / sum;
     const float* accumulator = work.accumulator + r * dim_padded;
     for (int64_t d = 0; d < head.dim; ++d) {
-      const float value = accumulator[d] * inverse * (E::kE4m3 ? head.v_scale[d] : 1.0f);
+      const float value = accumulator[d] * inverse * (E::kScales ? head.v_scale[d] : 1.0f);
       if (out.dtype == Dtype::kF32)
         static_cast<float*>(out.out)[row * out.stride + d] = value;
       else
@@ -342,7 +345,7 @@ void finish(const AttentionHead& head, const QueryBlock& block, const AttentionO
     const float m = empty ? -__builtin_inff() : work.m[r];
     if (out.row_max) out.row_max[row] = m;
     if (out.lse) {
-      const double log2_sum = empty ? 0.0 : __builtin_log2(static_cast<double>(sum)) - (E::kE4m3 ? 8.0 : 0.0);
+      const double log2_sum = empty ? 0.0 : __builtin_log2(static_cast<double>(sum)) - E::kLog2Unit;
       out.lse[row] = static_cast<float>((m + log2_sum) * 0.6931471805599453);
     }
   }
@@ -355,7 +358,7 @@ void run(const AttentionHead& head, const void* packed_memory, const QueryBlock&
   const Work<E> work(scratch, packed.dim_padded);
   start<E>(head, block, work, packed.dim_padded);
   const int rows = block.end - block.begin;
-  KeyWalk<E::V::kLanes> walk(block);
+  KeyWalk<E::V::kLanes, E::kBlockKeys> walk(block);
   KeyBlock keys;
   while (walk.next(keys)) {
     int row = 0;

@@ -17,7 +17,10 @@ struct Fma {
   using V = VectorType;
   using Input = InputType;
   using Element = float;
-  static constexpr bool kE4m3 = sizeof(Input) == 1;
+  static constexpr bool kE4m3 = sizeof(Input) == 1, kScales = kE4m3;
+  static constexpr float kLog2Offset = kE4m3 ? 8.0f : 0.0f;  // 256 P
+  static constexpr double kLog2Unit = kLog2Offset;
+  static constexpr int kBlockKeys = kernel::kBlockKeys, kKeyExtra = 0;
   static constexpr int kPanel = kPanelVectors;
   static constexpr int kValueStep = 1;
 

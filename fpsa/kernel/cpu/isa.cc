@@ -14,7 +14,7 @@ constexpr std::array<Level, 4> kLevels = {{
     {Isa::kReference, "reference", "portable C++"},
     {Isa::kAvx2, "avx2", "AVX2, FMA"},
     {Isa::kAvx512, "avx512", "AVX-512 F, BW, DQ, VL"},
-    {Isa::kAvx512Bf16, "avx512bf16", "AVX-512 F, BW, DQ, VL, BF16"},
+    {Isa::kAvx512Bf16, "avx512bf16", "AVX-512 F, BW, DQ, VL, BF16, VNNI"},
 }};
 constexpr std::array<Isa, 4> kAll = {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
 
@@ -40,7 +40,8 @@ Isa detected_isa() {
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
     return Isa::kAvx2;
-  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  // Every CPU with the BF16 dot product has the byte one too.
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") ? Isa::kAvx512Bf16 : Isa::kAvx512;
 #else
   return Isa::kReference;
 #endif

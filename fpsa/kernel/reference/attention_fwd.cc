@@ -30,6 +30,12 @@ struct E4m3 {
     return numeric::f32_from_e4m3(numeric::e4m3_from_f32(p * 256.0f)) * (1.0f / 256.0f);
   }
 };
+struct Int8 {
+  using Type = int8_t;
+  static float value(Type x) { return x; }
+  // The product with 255 is exact in F64, so it is rounded once.
+  static double probability(float p) { return std::nearbyint(p * 255.0) / 255.0; }
+};
 
 int64_t memory_row(const int32_t* index, int64_t position) {
   return index ? index[position] : position;
@@ -121,6 +127,9 @@ AttentionFwd attention_fwd_bf16() {
 }
 AttentionFwd attention_fwd_e4m3() {
   return {packed_bytes, pack, scratch_bytes, run<E4m3>};
+}
+AttentionFwd attention_fwd_int8() {
+  return {packed_bytes, pack, scratch_bytes, run<Int8>};
 }
 
 }  // namespace fpsa::kernel::reference

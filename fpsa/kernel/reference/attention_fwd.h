@@ -8,5 +8,6 @@ namespace fpsa::kernel::reference {
 AttentionFwd attention_fwd_f32();
 AttentionFwd attention_fwd_bf16();
 AttentionFwd attention_fwd_e4m3();
+AttentionFwd attention_fwd_int8();
 
 }  // namespace fpsa::kernel::reference

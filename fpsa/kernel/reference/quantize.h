@@ -6,5 +6,6 @@
 namespace fpsa::kernel::reference {
 
 Quantize quantize_e4m3();
+Quantize quantize_int8();
 
 }  // namespace fpsa::kernel::reference
