@@ -241,11 +241,18 @@ const PeakRate& Session::peak(const PeakLoop& loop, int threads) {
 
 void Session::judge(Case& item, const kernel::AttentionFwdEntry& entry) {
   const PeakLoop* loop = peak_loop_of(entry);
-  if (loop && item.rate() > 0) item.peak_fraction = item.rate() / peak(*loop, item.threads).rate;
+  if (!loop || item.rate() <= 0) return;
+  const PeakRate& limit = peak(*loop, item.threads);
+  item.peak_fraction = item.rate() / limit.rate;
+  item.peak_disturbed = limit.timing.disturbed;
+}
+
+bool is_torch(const Case& item) {
+  return item.kernel == kTorchShipped || item.kernel == kTorchTuned;
 }
 
 const Case* best_torch(const std::vector<Case>& cases) {
-  return best_where(cases, [](const Case& item) { return item.kernel == kTorchShipped || item.kernel == kTorchTuned; });
+  return best_where(cases, is_torch);
 }
 
 const Case* shipped_torch(const std::vector<Case>& cases) {
