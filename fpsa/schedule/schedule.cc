@@ -46,7 +46,15 @@ void check_indices(const std::vector<IndexRange>& ranges, int64_t count, const c
 }  // namespace
 
 std::string_view name(Quant quant) {
-  return quant == Quant::kE4m3 ? "e4m3" : "none";
+  switch (quant) {
+    case Quant::kNone:
+      return "none";
+    case Quant::kE4m3:
+      return "e4m3";
+    case Quant::kInt8:
+      return "int8";
+  }
+  return "unknown";
 }
 
 Schedule default_schedule() {

@@ -133,10 +133,10 @@ class Reader {
 
   Quant quant(const toml::node& node, const std::string& key) {
     const auto* text = node.as_string();
-    for (const Quant q : {Quant::kNone, Quant::kE4m3}) {
+    for (const Quant q : kQuants) {
       if (text != nullptr && text->get() == name(q)) return q;
     }
-    wrong(node, key, "\"none\" or \"e4m3\"");
+    wrong(node, key, "\"none\", \"e4m3\" or \"int8\"");
   }
 
   // Indices and "first-last" ranges; `base` is the number of the first index in the text.

@@ -148,9 +148,17 @@ TEST(ParseToml, WrongTypesSayWhatWasExpectedAndReceived) {
   EXPECT_EQ(error_of(with_phase_line(4, "window = [1, [2], 3]")),
             "s.toml:7: phase 1 window: expected \"all\" or [t, y, x] of integers or \"all\", received an array");
   EXPECT_EQ(error_of(with_phase_line(5, "quant = \"fp8\"")),
-            "s.toml:8: phase 1 quant: expected \"none\" or \"e4m3\", received 'fp8'");
+            "s.toml:8: phase 1 quant: expected \"none\", \"e4m3\" or \"int8\", received 'fp8'");
   EXPECT_EQ(error_of(with_phase_line(5, "quant = {}")),
-            "s.toml:8: phase 1 quant: expected \"none\" or \"e4m3\", received a table");
+            "s.toml:8: phase 1 quant: expected \"none\", \"e4m3\" or \"int8\", received a table");
+}
+
+TEST(ParseToml, EveryPrecisionIsReadByItsName) {
+  for (const Quant quant : kQuants) {
+    const std::string text = with_phase_line(5, join("quant = \"", name(quant), '"'));
+    EXPECT_EQ(parse_toml(text, "s.toml").phases[0].quant, quant);
+  }
+  EXPECT_EQ(name(Quant::kInt8), "int8");
 }
 
 TEST(ParseToml, ValuesOutOfRangeCarryTheirLine) {
@@ -246,7 +254,7 @@ TEST(ToToml, RandomSchedulesSurviveTheRoundTrip) {
     std::sort(borders.begin(), borders.end());
     borders.push_back(1.0);
     for (const double until : borders) {
-      s.phases.push_back({until, granularity(), window(), below(2) == 0 ? Quant::kNone : Quant::kE4m3});
+      s.phases.push_back({until, granularity(), window(), kQuants[below(3)]});
     }
     for (int64_t i = below(4); i > 0; --i) {
       Override o;
@@ -254,7 +262,7 @@ TEST(ToToml, RandomSchedulesSurviveTheRoundTrip) {
       o.heads = ranges(12);
       o.phases = ranges(static_cast<int64_t>(s.phases.size()));
       if (below(2) == 0) o.granularity = granularity();
-      if (below(2) == 0) o.quant = Quant::kNone;
+      if (below(2) == 0) o.quant = kQuants[below(3)];
       if (below(2) == 0) {
         o.window = window();
       } else {
