@@ -38,6 +38,8 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
   for (const auto& [name, x] : {std::pair("q", &q), std::pair("k", &k), std::pair("v", &v)})
     check_tokens(*x, op, name, options.heads_first);
   check_no_gradient(op, {q, k, v});
+  TORCH_CHECK(!options.smooth_keys || options.precision != Precision::kNone, op,
+              ": smooth_keys is for keys that are coded; drop it or choose a precision other than none");
   Call call{tokens_first(q, options.heads_first),
             tokens_first(k, options.heads_first),
             tokens_first(v, options.heads_first),
@@ -88,12 +90,13 @@ void allocate(Call& call, const at::Tensor& q, const at::Tensor& k, const at::Te
   if (options.want_row_max) result.row_max = at::empty(rows, f32);
 }
 
-plan::AttentionSpec spec_of(const Call& call, Precision precision) {
+plan::AttentionSpec spec_of(const Call& call, const AttentionOptions& options) {
   plan::AttentionSpec spec;
   spec.heads = call.heads();
   spec.dim = call.q.size(3);
   spec.dtype = kernel_dtype(call.q.scalar_type());
-  spec.precision = precision;
+  spec.precision = options.precision;
+  spec.smooth_keys = options.smooth_keys;
   return spec;
 }
 
@@ -124,7 +127,7 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
   allocate(call, q, k, v, options, kOp);
   // The caller's plan outlives the call, so it is not shared but lent.
   const std::shared_ptr<const Plan> lent(std::shared_ptr<const Plan>(), &plan);
-  if (call.heads() > 0) run(call, plan::AttentionPlan(lent, spec_of(call, options.precision)));
+  if (call.heads() > 0) run(call, plan::AttentionPlan(lent, spec_of(call, options)));
   return call.result;
 }
 
@@ -135,7 +138,7 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
               ": quantisation needs a grid and a granularity; call attention with a plan");
   Call call = checked(q, k, v, options, kOp);
   allocate(call, q, k, v, options, kOp);
-  if (call.heads() > 0) run(call, plan::AttentionPlan(call.q.size(1), call.k.size(1), spec_of(call, Precision::kNone)));
+  if (call.heads() > 0) run(call, plan::AttentionPlan(call.q.size(1), call.k.size(1), spec_of(call, options)));
   return call.result;
 }
 

@@ -20,6 +20,7 @@ using plan::Precision;
 
 struct AttentionOptions {
   Precision precision = Precision::kNone;
+  bool smooth_keys = false;     // K is coded less its mean over the tokens; for precisions with codes
   std::optional<double> scale;  // softmax scale; 1/sqrt(D) when absent
   bool heads_first = false;     // q, k, v, out are [B,H,L,D] instead of [B,L,H,D]
   bool want_lse = false;

@@ -1,7 +1,7 @@
 // The operators as torch sees them: torch.ops.fpsa.* and the C++ dispatcher.
 //
 // Grids, tiles, windows and granularities are lists of three, (T, Y, X). An axis of a window of 2^31 - 1 or more
-// tiles means all. lse comes back in F32, raster order.
+// tiles means all. lse comes back in F32, raster order. smooth_keys codes K less its mean over the tokens.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -38,13 +38,16 @@ pattern::Grid triple(at::IntArrayRef values, const char* name) {
 }
 
 Precision precision_of(std::string_view quant) {
-  TORCH_CHECK(quant == "none" || quant == "e4m3", "quant: expected 'none' or 'e4m3', got '", quant, "'");
-  return quant == "e4m3" ? Precision::kE4m3 : Precision::kNone;
+  for (const auto& [name, precision] :
+       {std::pair("none", Precision::kNone), std::pair("e4m3", Precision::kE4m3), std::pair("int8", Precision::kInt8)})
+    if (quant == name) return precision;
+  TORCH_CHECK(false, "quant: expected 'none', 'e4m3' or 'int8', got '", quant, "'");
 }
 
-AttentionOptions options_of(std::string_view quant, std::optional<double> scale, bool heads_first) {
+AttentionOptions options_of(std::string_view quant, std::optional<double> scale, bool heads_first, bool smooth_keys) {
   AttentionOptions options;
   options.precision = precision_of(quant);
+  options.smooth_keys = smooth_keys;
   options.scale = scale;
   options.heads_first = heads_first;
   options.want_lse = true;
@@ -53,12 +56,13 @@ AttentionOptions options_of(std::string_view quant, std::optional<double> scale,
 
 TensorPair attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::IntArrayRef grid,
                         at::IntArrayRef tile, at::IntArrayRef window, std::string_view pattern, std::string_view quant,
-                        at::OptionalIntArrayRef granularity, std::optional<double> scale, bool heads_first) {
+                        at::OptionalIntArrayRef granularity, std::optional<double> scale, bool heads_first,
+                        bool smooth_keys) {
   return translated([&] {
     const auto plan =
         plan_for(triple(grid, "grid"), triple(tile, "tile"), triple(granularity.value_or(tile), "granularity"),
                  std::string(pattern), triple(window, "window"));
-    const auto result = attention(q, k, v, *plan, options_of(quant, scale, heads_first));
+    const auto result = attention(q, k, v, *plan, options_of(quant, scale, heads_first, smooth_keys));
     return TensorPair(result.out, result.lse);
   });
 }
@@ -75,7 +79,7 @@ std::vector<int32_t> int32_values(const at::Tensor& x, const char* name) {
 TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::IntArrayRef grid,
                                at::IntArrayRef tile, const at::Tensor& row_begin, const at::Tensor& col,
                                std::string_view quant, at::OptionalIntArrayRef granularity, std::optional<double> scale,
-                               bool heads_first) {
+                               bool heads_first, bool smooth_keys) {
   return translated([&] {
     const auto g = triple(grid, "grid"), t = triple(tile, "tile");
     const int64_t tiles = pattern::tiles_per_axis(g, t).volume();
@@ -85,7 +89,7 @@ TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const a
     const int64_t heads = (static_cast<int64_t>(rows.size()) - 1) / tiles;
     const Plan plan(g, t, triple(granularity.value_or(tile), "granularity"),
                     pattern::from_csr(heads, tiles, tiles, std::move(rows), int32_values(col, "col")));
-    const auto result = attention(q, k, v, plan, options_of(quant, scale, heads_first));
+    const auto result = attention(q, k, v, plan, options_of(quant, scale, heads_first, smooth_keys));
     return TensorPair(result.out, result.lse);
   });
 }
@@ -93,7 +97,7 @@ TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const a
 TensorPair dense_attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               std::optional<double> scale, bool heads_first) {
   return translated([&] {
-    const auto result = dense_attention(q, k, v, options_of("none", scale, heads_first));
+    const auto result = dense_attention(q, k, v, options_of("none", scale, heads_first, false));
     return TensorPair(result.out, result.lse);
   });
 }
@@ -154,12 +158,12 @@ void force_isa_op(std::string_view name) {
 TORCH_LIBRARY(fpsa, m) {
   m.def(
       "attention(Tensor q, Tensor k, Tensor v, *, int[] grid, int[] tile, int[] window, str pattern='sta', "
-      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor "
-      "lse)");
+      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False, bool smooth_keys=False) "
+      "-> (Tensor out, Tensor lse)");
   m.def(
       "masked_attention(Tensor q, Tensor k, Tensor v, *, int[] grid, int[] tile, Tensor row_begin, Tensor col, "
-      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False) -> (Tensor out, Tensor "
-      "lse)");
+      "str quant='none', int[]? granularity=None, float? scale=None, bool heads_first=False, bool smooth_keys=False) "
+      "-> (Tensor out, Tensor lse)");
   m.def(
       "dense_attention(Tensor q, Tensor k, Tensor v, *, float? scale=None, bool heads_first=False) "
       "-> (Tensor out, Tensor lse)");
@@ -186,11 +190,11 @@ TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
 TORCH_LIBRARY_IMPL(fpsa, Meta, m) {
   m.impl("attention", [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
                          at::IntArrayRef, std::string_view, std::string_view, at::OptionalIntArrayRef,
-                         std::optional<double>, bool heads_first) { return attention_meta(q, heads_first); });
+                         std::optional<double>, bool heads_first, bool) { return attention_meta(q, heads_first); });
   m.impl("masked_attention",
          [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
             const at::Tensor&, const at::Tensor&, std::string_view, at::OptionalIntArrayRef, std::optional<double>,
-            bool heads_first) { return attention_meta(q, heads_first); });
+            bool heads_first, bool) { return attention_meta(q, heads_first); });
   m.impl("dense_attention", [](const at::Tensor& q, const at::Tensor&, const at::Tensor&, std::optional<double>,
                                bool heads_first) { return attention_meta(q, heads_first); });
   m.impl("quantize_tokens",

@@ -29,6 +29,8 @@ Dtype kernel_dtype(const AttentionSpec& spec) {
       return spec.dtype;
     case Precision::kE4m3:
       return Dtype::kE4m3;
+    case Precision::kInt8:
+      return Dtype::kInt8;
   }
   FPSA_CHECK(false, "precision: unknown value ", static_cast<int>(spec.precision));
 }
@@ -39,6 +41,8 @@ void check_spec(const AttentionSpec& spec) {
              spec.dim, "; pad it with zeros");
   FPSA_CHECK(spec.dtype == Dtype::kF32 || spec.dtype == Dtype::kBf16, "dtype: expected f32 or bf16, got ",
              kernel::dtype_name(spec.dtype));
+  FPSA_CHECK(!spec.smooth_keys || spec.precision != Precision::kNone,
+             "smooth_keys: expected false at precision none, got true; keys that are not coded need no smoothing");
   FPSA_CHECK(!spec.isa || *spec.isa <= kernel::detected_isa(), "isa: '", kernel::isa_name(*spec.isa), "' needs ",
              kernel::isa_requirements(*spec.isa), ", which this machine does not support; its highest level is '",
              kernel::isa_name(kernel::detected_isa()), "'");
@@ -78,7 +82,7 @@ AttentionPlan::AttentionPlan(int64_t queries, int64_t keys, const AttentionSpec&
 void AttentionPlan::choose_entries() {
   const kernel::Isa level = spec_.isa.value_or(kernel::current_isa());
   entry_ = &kernel::attention_fwd_at(kernel_dtype(spec_), level);
-  if (spec_.precision != Precision::kNone) quantizer_ = &kernel::quantize_at(level);
+  if (spec_.precision != Precision::kNone) quantizer_ = &kernel::quantize_at(kernel_dtype(spec_), level);
 }
 
 void AttentionPlan::lay_out() {
@@ -100,6 +104,7 @@ void AttentionPlan::lay_out() {
     slot_.v_scale = take(spec_.dim * 4);
     slot_.q_group_scale = take(geometry_->groups().count * 4);
     slot_.k_group_scale = take(geometry_->groups().count * 4);
+    slot_.k_mean = take(spec_.smooth_keys ? spec_.dim * 4 : 0);
   }
   slot_.bytes = round_up(slot_.bytes, kApart);
   scratch_stride_ = round_up(std::max<int64_t>(entry_->kernel.scratch_bytes(keys_, spec_.dim), 1), kApart);

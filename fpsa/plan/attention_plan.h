@@ -22,6 +22,7 @@ namespace fpsa::plan {
 enum class Precision {
   kNone,  // the tensors' own dtype
   kE4m3,  // Q, K, V quantised in the run, P inside the kernel
+  kInt8,  // likewise
 };
 
 /// What a head looks like in memory and how it is computed.
@@ -29,6 +30,7 @@ struct AttentionSpec {
   int64_t heads = 1, dim = 64;
   kernel::Dtype dtype = kernel::Dtype::kF32;  // of q, k, v and out: kF32 or kBf16
   Precision precision = Precision::kNone;
+  bool smooth_keys = false;  // K is coded less its mean over the tokens (kernel/smoothing.h); LSE stays the true one
   std::optional<kernel::Isa> isa;  // the level to choose entries at; the one in force when absent
 };
 
@@ -37,7 +39,8 @@ class AttentionPlan {
  public:
   /// Self-attention over a grid.
   ///   Errors    fpsa::Error: a head dim that is no multiple of 8 from 8 to 256, heads below 1, another dtype, a
-  ///             per-head mask of another number of heads, an ISA level that this machine does not support
+  ///             per-head mask of another number of heads, smooth_keys at precision kNone, an ISA level that this
+  ///             machine does not support
   AttentionPlan(std::shared_ptr<const Geometry> geometry, const AttentionSpec& spec);
   /// Every query sees every key, without a grid; precision kNone.
   ///   Errors    as above; counts below 0 or above pattern::kMaxTokens; another precision
@@ -78,7 +81,7 @@ class AttentionPlan {
   /// Where the parts of a slot begin, in bytes.
   struct SlotLayout {
     int64_t packed = 0, q_codes = 0, k_codes = 0, v_codes = 0;
-    int64_t q_scale = 0, k_scale = 0, v_scale = 0, q_group_scale = 0, k_group_scale = 0;
+    int64_t q_scale = 0, k_scale = 0, v_scale = 0, q_group_scale = 0, k_group_scale = 0, k_mean = 0;
     int64_t bytes = 0;
   };
   const SlotLayout& slot() const { return slot_; }

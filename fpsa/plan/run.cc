@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/smoothing.h"
 
 namespace fpsa::plan {
 namespace {
@@ -90,6 +91,7 @@ class Run {
   void quantise(int64_t job, int64_t part) noexcept;
   void pack(int64_t job, int64_t chunk) noexcept;
   void attend(int64_t job, int64_t block, int64_t blocks, int worker) noexcept;
+  void correct_lse(int64_t job, const kernel::QueryBlock& block) noexcept;
   kernel::RowsView rows(const Source& x, Dtype dtype, int64_t job, const int32_t* index) const {
     return head_rows(x, dtype, job, plan_.spec().heads, index);
   }
@@ -129,13 +131,17 @@ void Run::quantise(int64_t job, int64_t part) noexcept {
   const kernel::Quantize& kernel = plan_.quantizer()->kernel;
   const Dtype dtype = plan_.spec().dtype;
   const Source& x = part == 0 ? inputs_->v : part == 1 ? inputs_->k : inputs_->q;
-  const kernel::QuantizeInput in{rows(x, dtype, job, plan_.index()), dtype, plan_.keys(), plan_.spec().dim};
+  kernel::QuantizeInput in{rows(x, dtype, job, plan_.index()), dtype, plan_.keys(), plan_.spec().dim};
   if (part == 0) {
     kernel.channels(in, codes(job, slot.v_codes), scales(job, slot.v_scale));
     return advance(state.quantised, quantised_target(job));
   }
   const pattern::TokenGroups& groups = plan_.geometry()->groups();
   if (part == 1) {
+    if (plan_.spec().smooth_keys) {
+      kernel::key_means(in, scales(job, slot.k_mean));
+      in.mean = scales(job, slot.k_mean);
+    }
     kernel.tokens(in, groups.of_token.data(), groups.count, codes(job, slot.k_codes), scales(job, slot.k_group_scale),
                   scales(job, slot.k_scale));
     return advance(state.quantised, quantised_target(job));
@@ -161,9 +167,23 @@ void Run::attend(int64_t job, int64_t block, int64_t blocks, int worker) noexcep
   const kernel::QueryBlock& rows = plan_.work(job % plan_.spec().heads)[static_cast<size_t>(block)];
   plan_.entry().kernel.run(head(job), data(job) + plan_.slot().packed, rows, out(job),
                            scratch_ + worker * plan_.scratch_stride());
+  if (plan_.spec().smooth_keys && output_.lse) correct_lse(job, rows);
   if (state.blocks_done.fetch_add(1, std::memory_order_acq_rel) + 1 < static_cast<uint32_t>(blocks)) return;
   state.blocks_done.store(0, std::memory_order_relaxed);
   advance(state.heads_done, turn(job) + 1);
+}
+
+// Adds what the scores of these rows lack since the keys lost their mean.
+void Run::correct_lse(int64_t job, const kernel::QueryBlock& block) noexcept {
+  const Dtype dtype = plan_.spec().dtype;
+  const int32_t* index = plan_.index() + block.begin;
+  const int64_t count = block.end - block.begin;
+  float shift[kernel::kMaxQueryRows];
+  kernel::lse_shift({rows(inputs_->q, dtype, job, index), dtype, count, plan_.spec().dim},
+                    scales(job, plan_.slot().k_mean), softmax_scale_, shift);
+  float* lse = output_.lse + job * plan_.queries();
+  for (int64_t i = 0; i < count; ++i)
+    lse[index[i]] += shift[i];
 }
 
 kernel::AttentionHead Run::head(int64_t job) const {
@@ -261,6 +281,8 @@ void run(const AttentionPlan& plan, int64_t batch, const Inputs& inputs, float s
 void run_codes(const AttentionPlan& plan, int64_t batch, const Codes& codes, float softmax_scale, const Output& output,
                std::span<std::byte> workspace, ParallelRunner& runner) {
   FPSA_CHECK(plan.quantizer() != nullptr, "codes: the plan's precision is none; plan with the precision of the codes");
+  FPSA_CHECK(!plan.spec().smooth_keys,
+             "codes: the plan smooths keys, which needs the keys themselves; plan without smooth_keys");
   if (nothing_to_do(plan, batch)) return;
   check_common(plan, batch, softmax_scale, output, codes.q, codes.k, codes.v);
   for (const auto& [name, scale] :

@@ -25,7 +25,7 @@ struct Inputs {
 
 /// Q, K, V quantised before, in tile order; real = code x scale.
 struct Codes {
-  Source q, k, v;                  // uint8_t
+  Source q, k, v;                  // uint8_t, or int8_t for INT8
   const float* q_scale = nullptr;  // [B,H,Lq] contiguous, by position in tile order
   const float* k_scale = nullptr;  // [B,H,Lk], likewise
   const float* v_scale = nullptr;  // [B,H,D]
@@ -46,7 +46,8 @@ void run(const AttentionPlan& plan, int64_t batch, const Inputs& inputs, float s
          std::span<std::byte> workspace, ParallelRunner& runner);
 
 /// The same from codes: nothing is quantised, and the bytes are those of run() on what the codes came from.
-///   Requires  the plan's precision is not kNone
+///   Requires  the plan's precision is that of the codes, without smooth_keys: codes of smoothed keys give an LSE that
+///             lacks kernel::lse_shift
 void run_codes(const AttentionPlan& plan, int64_t batch, const Codes& codes, float softmax_scale, const Output& output,
                std::span<std::byte> workspace, ParallelRunner& runner);
 

@@ -83,6 +83,27 @@ TEST(Methods, StaAndFp8AreTheHalvesOfTheSchedule) {
       at::equal(run(*make_fp8(kTile, {1, 2, 2}), x, at_step(0)), run(*make_fp8(kTile, {6, 8, 8}), x, at_step(0))));
 }
 
+TEST(Methods, Int8IsAHalfOfTheScheduleAndAPrecisionOfFps) {
+  const auto x = random_inputs();
+  const auto int8 = make_int8(three_phases());
+  ops::AttentionOptions options;
+  options.precision = ops::Precision::kInt8;
+  options.smooth_keys = true;
+  const auto dense = ops::plan_for(kGrid, kTile, {6, 8, 8}, "sta", pattern::kFullWindow);
+  EXPECT_TRUE(at::equal(run(*int8, x, at_step(0)), ops::attention(x.q, x.k, x.v, *dense, options).out));
+  EXPECT_TRUE(at::equal(run(*make_int8(kTile, {6, 8, 8}), x, at_step(0)), run(*int8, x, at_step(0))));
+  EXPECT_EQ(int8->report()[0].method, "int8");
+  EXPECT_EQ(int8->report()[0].kernel, kernel::attention_fwd(kernel::Dtype::kInt8).name);
+  EXPECT_EQ(int8->report()[0].granularity, "(6,8,8)");
+
+  auto s = three_phases();
+  s.phases[0].quant = Quant::kInt8;
+  const auto fps = make_fps(s);
+  const auto sparse = ops::plan_for(kGrid, kTile, {6, 8, 8}, "sta", {2, 1, 1});
+  EXPECT_TRUE(at::equal(run(*fps, x, at_step(1)), ops::attention(x.q, x.k, x.v, *sparse, options).out));
+  EXPECT_TRUE(at::equal(run(*fps, x, at_step(3)), run(*make_dense(), x, at_step(3))));
+}
+
 TEST(Methods, OverridesActOnTheirLayersAndHeads) {
   const auto x = random_inputs();
   auto s = three_phases();

@@ -174,6 +174,29 @@ TEST(Attention, E4m3MatchesMaskedAttentionOnTheDequantisedInputs) {
   }
 }
 
+TEST(Attention, Int8IsCloseToMaskedAttentionAndSmoothingMakesOffsetKeysClose) {
+  const Grid grid{3, 8, 10};
+  const auto plan = plan_for(grid, {3, 4, 4}, {3, 4, 4}, "sta", {1, 1, 2});
+  auto x = random_inputs(2, grid.volume(), 2, 64, at::kFloat);
+  AttentionOptions options;
+  options.precision = Precision::kInt8;
+  options.want_lse = true;
+  const auto mask = token_mask(*plan, 1);
+  const auto plain = attention(x.q, x.k, x.v, *plan, options), want = masked(x, mask);
+  const double range = want.out.abs().max().item<double>();
+  EXPECT_LT(worst(plain.out, want.out), tolerance::kOpsInt8 * range);
+  EXPECT_LT(worst(plain.lse, want.lse), tolerance::kOpsInt8);
+  EXPECT_EQ(plain.kernel, kernel::attention_fwd(kernel::Dtype::kInt8).name);
+
+  x.k = x.k + 20 * at::randn({1, 1, 2, 64});
+  const auto rough = attention(x.q, x.k, x.v, *plan, options), exact = masked(x, mask);
+  EXPECT_GT(worst(rough.out, exact.out), tolerance::kOpsInt8 * range);
+  options.smooth_keys = true;
+  const auto smooth = attention(x.q, x.k, x.v, *plan, options);
+  EXPECT_LT(worst(smooth.out, exact.out), tolerance::kOpsInt8 * range);
+  EXPECT_LT(worst(smooth.lse, exact.lse), tolerance::kOpsInt8);
+}
+
 TEST(Attention, ForcedIsaIsTheOneThatRan) {
   const auto x = random_inputs(1, 70, 2, 16, at::kBFloat16);
   for (const auto isa : kernel::all_isas()) {

@@ -24,8 +24,9 @@ std::vector<at::Tensor> call(const char* name, Arguments&&... arguments) {
 using Triple = std::vector<int64_t>;
 const c10::IValue kNone;
 
-std::vector<at::Tensor> attention(const at::Tensor& q, const Triple& window, const char* quant) {
-  return call("fpsa::attention", q, q, q, Triple{3, 8, 8}, Triple{3, 4, 4}, window, "sta", quant, kNone, kNone, false);
+std::vector<at::Tensor> attention(const at::Tensor& q, const Triple& window, const char* quant, bool smooth = false) {
+  return call("fpsa::attention", q, q, q, Triple{3, 8, 8}, Triple{3, 4, 4}, window, "sta", quant, kNone, kNone, false,
+              smooth);
 }
 
 TEST(Operators, AttentionRunsThroughTheDispatcher) {
@@ -47,8 +48,18 @@ TEST(Operators, MaskedAttentionTakesTheSameMaskInCsrForm) {
   // Window (1,1,2) on 1x2x2 tiles: a tile sees its row of two.
   const auto row_begin = at::tensor({0, 2, 4, 6, 8}), col = at::tensor({0, 1, 0, 1, 2, 3, 2, 3});
   const auto got = call("fpsa::masked_attention", q, q, q, Triple{3, 8, 8}, Triple{3, 4, 4}, row_begin, col, "e4m3",
-                        kNone, kNone, false);
+                        kNone, kNone, false, false);
   EXPECT_TRUE(at::equal(got[0], attention(q, {1, 1, 2}, "e4m3")[0]));
+}
+
+TEST(Operators, AttentionNamesItsPrecisions) {
+  at::manual_seed(3);
+  const auto q = at::randn({1, 192, 2, 16});
+  const auto int8 = attention(q, {1, 2, 2}, "int8"), smooth = attention(q, {1, 2, 2}, "int8", true);
+  EXPECT_FALSE(at::equal(int8[0], attention(q, {1, 2, 2}, "e4m3")[0]));
+  EXPECT_FALSE(at::equal(int8[0], smooth[0]));
+  EXPECT_THROW(attention(q, {1, 2, 2}, "int4"), c10::Error);
+  EXPECT_THROW(attention(q, {1, 2, 2}, "none", true), c10::Error);
 }
 
 TEST(Operators, MetaFunctionsGiveTheShapesOfTheRealOnes) {

@@ -103,7 +103,7 @@ def test_init_latents_and_prompt_embeds_replace_seed_and_prompt(pipeline, genera
     assert torch.equal(short["final"], again["final"])
 
 
-@pytest.mark.parametrize("attention", ["dense", "sta", "fp8", "fps"])
+@pytest.mark.parametrize("attention", ["dense", "sta", "fp8", "int8", "fps"])
 def test_the_same_seed_gives_the_same_bytes(generate, tmp_path, attention):
     (tmp_path / "schedule.toml").write_text(
         "version = 1\ntile = [3, 4, 4]\n[[phase]]\nuntil = 1.0\ngranularity = [3, 4, 4]\nwindow = [1, 1, 1]\nquant = 'e4m3'\n")

@@ -21,7 +21,7 @@ TEST(Allocation, TheCountSeesNewAndMalloc) {
 TEST(Allocation, ARunMakesNone) {
   ThreadPool pool(3);
   SerialRunner serial;
-  for (const auto precision : {Precision::kNone, Precision::kE4m3}) {
+  for (const auto precision : {Precision::kNone, Precision::kE4m3, Precision::kInt8}) {
     AttentionSpec spec;
     spec.heads = 70;  // more than there are slots
     spec.precision = precision;

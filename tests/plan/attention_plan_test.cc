@@ -36,7 +36,7 @@ TEST(AttentionPlan, HoldsTheEntriesThatServeWhenItIsMade) {
     const AttentionPlan forced(geometry, spec);
     kernel::force_isa("auto");
     EXPECT_EQ(forced.entry().name, kernel::attention_fwd_at(Dtype::kE4m3, isa).name);
-    EXPECT_EQ(forced.quantizer()->name, kernel::quantize_at(isa).name);
+    EXPECT_EQ(forced.quantizer()->name, kernel::quantize_at(Dtype::kE4m3, isa).name);
     spec.isa = isa;
     EXPECT_EQ(AttentionPlan(geometry, spec).entry().name, forced.entry().name);
     spec.isa.reset();
@@ -84,6 +84,7 @@ TEST(AttentionPlan, ErrorsNameTheArgument) {
   says("dim: expected a multiple of 8 from 8 to 256, got 12", dense, [](AttentionSpec& s) { s.dim = 12; });
   says("got 0", dense, [](AttentionSpec& s) { s.dim = 0; });
   says("got 264", dense, [](AttentionSpec& s) { s.dim = 264; });
+  says("smooth_keys: expected false at precision none", dense, [](AttentionSpec& s) { s.smooth_keys = true; });
   says("dtype: expected f32 or bf16, got e4m3", dense, [](AttentionSpec& s) { s.dtype = Dtype::kE4m3; });
   says("geometry: expected one", nullptr, [](AttentionSpec&) {});
   says("one for each of 3 heads, got 2", two_heads, [](AttentionSpec& s) { s.heads = 3; });

@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "fpsa/kernel/smoothing.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/plan/quantize.h"
 #include "fpsa/plan/run.h"
@@ -144,7 +145,7 @@ struct Problem {
     head.k = rows(k, plan.keys());
     head.v = rows(v, plan.keys());
     std::vector<uint8_t> codes[3];
-    std::vector<float> token_scale[2], v_scale(static_cast<size_t>(dim()));
+    std::vector<float> mean, token_scale[2], v_scale(static_cast<size_t>(dim()));
     if (plan.quantizer()) {
       const auto& groups = geometry->groups();
       std::vector<float> group_scale(static_cast<size_t>(groups.count));
@@ -155,9 +156,15 @@ struct Problem {
         if (i == 2) {
           plan.quantizer()->kernel.channels(in, codes[i].data(), v_scale.data());
         } else {
+          kernel::QuantizeInput tokens = in;
+          if (i == 1 && plan.spec().smooth_keys) {
+            mean.resize(static_cast<size_t>(dim()));
+            kernel::key_means(in, mean.data());
+            tokens.mean = mean.data();
+          }
           token_scale[i].resize(static_cast<size_t>(plan.keys()));
-          plan.quantizer()->kernel.tokens(in, groups.of_token.data(), groups.count, codes[i].data(), group_scale.data(),
-                                          token_scale[i].data());
+          plan.quantizer()->kernel.tokens(tokens, groups.of_token.data(), groups.count, codes[i].data(),
+                                          group_scale.data(), token_scale[i].data());
         }
         *views[i] = {codes[i].data(), dim(), nullptr};
       }
@@ -176,6 +183,11 @@ struct Problem {
                  {const_cast<void*>(target.data), target.stride, dtype, index, output.lse + job * plan.queries(),
                   output.row_max + job * plan.queries()},
                  scratch.bytes().data());
+    if (mean.empty()) return;
+    std::vector<float> shift(static_cast<size_t>(plan.queries()));
+    kernel::lse_shift({rows(q, plan.queries()), dtype, plan.queries(), dim()}, mean.data(), scale, shift.data());
+    for (int64_t i = 0; i < plan.queries(); ++i)
+      output.lse[job * plan.queries() + index[i]] += shift[static_cast<size_t>(i)];
   }
 };
 

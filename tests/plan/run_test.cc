@@ -45,7 +45,7 @@ TEST(Run, GivesTheBytesOfTheKernelsOneByOneForAnyNumberOfWorkers) {
   SerialRunner serial;
   ThreadPool two(2), seven(7);
   for (const auto dtype : {Dtype::kF32, Dtype::kBf16})
-    for (const auto precision : {Precision::kNone, Precision::kE4m3})
+    for (const auto precision : {Precision::kNone, Precision::kE4m3, Precision::kInt8})
       for (const auto& geometry :
            {sliding(grid, tile, {1, 2, 1}), sliding(grid, tile, pattern::kFullWindow), uneven(grid, tile, 4)}) {
         const AttentionPlan plan(geometry, spec_of(4, 24, dtype, precision));
@@ -56,6 +56,24 @@ TEST(Run, GivesTheBytesOfTheKernelsOneByOneForAnyNumberOfWorkers) {
               << kernel::dtype_name(dtype) << " precision " << static_cast<int>(precision) << " density "
               << geometry->density() << " workers " << runner->workers();
       }
+}
+
+TEST(Run, SmoothedKeysGiveTheBytesOfTheKernelsOneByOne) {
+  SerialRunner serial;
+  ThreadPool pool(3);
+  for (const auto dtype : {Dtype::kF32, Dtype::kBf16})
+    for (const auto precision : {Precision::kE4m3, Precision::kInt8}) {
+      auto spec = spec_of(4, 24, dtype, precision);
+      spec.smooth_keys = true;
+      const AttentionPlan plan(uneven({5, 8, 9}, {2, 4, 4}, 4), spec);
+      const Problem problem(plan, 2, 12);
+      const auto want = problem.one_by_one();
+      EXPECT_TRUE(problem.run(serial) == want);
+      EXPECT_TRUE(problem.run(pool, Layout::kHeadsFirst) == want);
+      spec.smooth_keys = false;
+      const AttentionPlan plain(uneven({5, 8, 9}, {2, 4, 4}, 4), spec);
+      EXPECT_FALSE(Problem(plain, 2, 12).run(serial) == want);
+    }
 }
 
 TEST(Run, ARingWithFewerSlotsThanHeadsGivesTheSameBytes) {
@@ -220,6 +238,11 @@ TEST(Run, ErrorsNameTheArgument) {
         [&] { run_codes(by, 1, input, 0.25f, problem.output(result, layout), workspace.bytes(), serial); });
   };
   EXPECT_NE(code_message(plan, {codes, codes, codes, scales, scales, scales}).find("codes: the plan's precision"),
+            std::string::npos);
+  auto smoothing = e4m3.spec();
+  smoothing.smooth_keys = true;
+  const AttentionPlan smooth(sliding({2, 4, 4}, {2, 4, 4}, {1, 1, 1}), smoothing);
+  EXPECT_NE(code_message(smooth, {codes, codes, codes, scales, scales, scales}).find("codes: the plan smooths keys"),
             std::string::npos);
   EXPECT_NE(code_message(e4m3, {codes, codes, codes, nullptr, scales, scales}).find("q_scale: expected a pointer"),
             std::string::npos);
