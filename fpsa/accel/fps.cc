@@ -1,4 +1,5 @@
-// FPSAttention: FP8 and tile sparsity by a schedule over steps. STA and FP8 are schedules with one half removed.
+// FPSAttention: 8-bit precision and tile sparsity by a schedule over steps. STA, FP8 and INT8 are schedules with one
+// half removed.
 #include <algorithm>
 #include <utility>
 
@@ -34,6 +35,18 @@ bool same_work(const Setting& a, const Setting& b) {
   return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
 }
 
+ops::Precision precision_of(Quant quant) {
+  switch (quant) {
+    case Quant::kNone:
+      return ops::Precision::kNone;
+    case Quant::kE4m3:
+      return ops::Precision::kE4m3;
+    case Quant::kInt8:
+      return ops::Precision::kInt8;
+  }
+  FPSA_CHECK(false, "quant: unknown value ", static_cast<int>(quant));
+}
+
 std::string extents(const Grid& g) {
   auto one = [](int64_t n) { return n >= pattern::kAllTiles ? std::string("all") : std::to_string(n); };
   return join('(', one(g.t), ',', one(g.y), ',', one(g.x), ')');
@@ -67,7 +80,8 @@ class Fps : public RecordingMethod {
           ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern, run.setting.window);
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
       ops::AttentionOptions options;
-      options.precision = run.setting.quant == Quant::kE4m3 ? ops::Precision::kE4m3 : ops::Precision::kNone;
+      options.precision = precision_of(run.setting.quant);
+      options.smooth_keys = run.setting.quant == Quant::kInt8;
       options.out = heads(out);
       const auto result = ops::attention(heads(q), heads(k), heads(v), *plan, options);
       explain(run, runs.size() > 1, *plan, result, entry);
@@ -107,7 +121,7 @@ class Fps : public RecordingMethod {
       if (!text.empty()) text += "; ";
       text += part;
     };
-    const bool quantised = run.setting.quant == Quant::kE4m3;
+    const bool quantised = run.setting.quant != Quant::kNone;
     add(entry.pattern, join(who, describe(run.setting, schedule_.tile, plan.dense())));
     add(entry.granularity, join(who, quantised ? extents(run.setting.granularity) : "-"));
     // One name is enough when all heads took the same kernel.
@@ -146,6 +160,21 @@ Schedule one_phase(const Grid& tile, const Grid& granularity, const Grid& window
   return schedule;
 }
 
+// The schedule's granularities in one precision over all keys.
+std::unique_ptr<Method> make_coded(Schedule schedule, Quant quant, std::string name) {
+  for (auto& phase : schedule.phases) {
+    phase.window = pattern::kFullWindow;
+    phase.quant = quant;
+  }
+  for (auto& change : schedule.overrides) {
+    change.pattern.reset();
+    change.window.reset();
+    change.quant.reset();
+  }
+  std::erase_if(schedule.overrides, says_nothing);
+  return std::make_unique<Fps>(std::move(schedule), std::move(name));
+}
+
 }  // namespace
 
 std::unique_ptr<Method> make_fps(Schedule schedule) {
@@ -166,21 +195,19 @@ std::unique_ptr<Method> make_sta(const Grid& tile, const Grid& window) {
 }
 
 std::unique_ptr<Method> make_fp8(Schedule schedule) {
-  for (auto& phase : schedule.phases) {
-    phase.window = pattern::kFullWindow;
-    phase.quant = Quant::kE4m3;
-  }
-  for (auto& change : schedule.overrides) {
-    change.pattern.reset();
-    change.window.reset();
-    change.quant.reset();
-  }
-  std::erase_if(schedule.overrides, says_nothing);
-  return std::make_unique<Fps>(std::move(schedule), "fp8");
+  return make_coded(std::move(schedule), Quant::kE4m3, "fp8");
 }
 
 std::unique_ptr<Method> make_fp8(const Grid& tile, const Grid& granularity) {
   return make_fp8(one_phase(tile, granularity, pattern::kFullWindow, Quant::kE4m3));
+}
+
+std::unique_ptr<Method> make_int8(Schedule schedule) {
+  return make_coded(std::move(schedule), Quant::kInt8, "int8");
+}
+
+std::unique_ptr<Method> make_int8(const Grid& tile, const Grid& granularity) {
+  return make_int8(one_phase(tile, granularity, pattern::kFullWindow, Quant::kInt8));
 }
 
 }  // namespace fpsa::accel

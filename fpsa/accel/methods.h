@@ -1,8 +1,8 @@
-// The attention methods: dense, sliding tile (STA), FP8 only, and FPSAttention's schedule over both.
+// The attention methods: dense, sliding tile (STA), FP8 or INT8 only, and FPSAttention's schedule over both.
 //
-// Every method records what it ran, per layer and step, and how long attention took. STA and FP8 are the schedule
-// with one of its two halves switched off, so that a comparison changes one thing at a time. Where a setting is
-// dense without quantisation, the bits are those of make_dense().
+// Every method records what it ran, per layer and step, and how long attention took. STA, FP8 and INT8 are the
+// schedule with one of its two halves switched off, so that a comparison changes one thing at a time. Where a setting
+// is dense without quantisation, the bits are those of make_dense().
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ namespace fpsa::accel {
 struct Explain {
   int64_t layer = 0;
   int64_t step = 0;
-  std::string method;       // dense, sta, fp8, fps
+  std::string method;       // dense, sta, fp8, int8, fps
   std::string kernel;       // e.g. attention_fwd_e4m3_avx512bf16
   std::string isa;          // e.g. avx512bf16
   std::string pattern;      // e.g. "sta window (3,2,2) of tile (3,4,4)"
@@ -57,5 +57,10 @@ std::unique_ptr<Method> make_sta(const pattern::Grid& tile, const pattern::Grid&
 std::unique_ptr<Method> make_fp8(schedule::Schedule schedule);
 /// The same granularity at every step.
 std::unique_ptr<Method> make_fp8(const pattern::Grid& tile, const pattern::Grid& granularity);
+
+/// The schedule's granularities in INT8 over all keys, at every step.
+std::unique_ptr<Method> make_int8(schedule::Schedule schedule);
+/// The same granularity at every step.
+std::unique_ptr<Method> make_int8(const pattern::Grid& tile, const pattern::Grid& granularity);
 
 }  // namespace fpsa::accel

@@ -58,6 +58,7 @@ AttentionChoice choose_attention(const GenerateOptions& options, const std::stri
   if (choice.name == "fps") choice.method = accel::make_fps(std::move(found.schedule));
   if (choice.name == "sta") choice.method = accel::make_sta(std::move(found.schedule));
   if (choice.name == "fp8") choice.method = accel::make_fp8(std::move(found.schedule));
+  if (choice.name == "int8") choice.method = accel::make_int8(std::move(found.schedule));
   return choice;
 }
 

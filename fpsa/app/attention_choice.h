@@ -15,7 +15,7 @@ namespace fpsa::app {
 /// A chosen method with the words that say why.
 struct AttentionChoice {
   std::unique_ptr<accel::Method> method;
-  std::string name;    // dense, sta, fp8, fps
+  std::string name;    // dense, sta, fp8, int8, fps
   std::string reason;  // one sentence for the user
   std::optional<schedule::Schedule> schedule;
 };

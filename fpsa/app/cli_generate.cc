@@ -65,10 +65,11 @@ void add_sampling_flags(CLI::App& command, GenerateOptions& options) {
 
 void add_attention_flags(CLI::App& command, GenerateOptions& options) {
   const std::string group = "Attention";
-  add_choice(command, "--attention", options.attention, {"auto", "dense", "sta", "fp8", "fps"},
+  add_choice(command, "--attention", options.attention, {"auto", "dense", "sta", "fp8", "int8", "fps"},
              "auto: fps with the schedule that the checkpoint carries, else dense [auto]")
       ->group(group);
-  add_path(command, "--schedule", options.schedule, "TOML schedule for fps, sta and fp8; it wins over the checkpoint's")
+  add_path(command, "--schedule", options.schedule,
+           "TOML schedule for fps, sta, fp8 and int8; it wins over the checkpoint's")
       ->group(group);
   add_switch(command, "--explain", options.explain, "Say per layer and step which kernel and pattern ran, and why")
       ->group(group);
@@ -151,7 +152,7 @@ void check_combinations(const CLI::App& command, GenerateOptions& options) {
                    "--negative-prompt: expected none beside --prompt-embeds, got one; ",
                    "put negative_prompt_embeds into the file");
   FPSA_USAGE_CHECK(options.schedule.empty() || options.attention != "dense",
-                   "--schedule: expected --attention auto, sta, fp8 or fps beside it, got dense");
+                   "--schedule: expected --attention auto, sta, fp8, int8 or fps beside it, got dense");
   FPSA_USAGE_CHECK(options.init_latents.empty() || command.count("--seed") == 0,
                    "--seed: expected none beside --init-latents, which replaces the noise; drop one of the two");
   if (options.output.empty()) options.output = "out.mp4";
