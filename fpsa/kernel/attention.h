@@ -64,12 +64,13 @@ struct QueryBlock {
 ///             second product as F32 (f32 entries), as BF16 or better (bf16 entries), or as the exact value of the
 ///             code E4M3(256 P) (e4m3 entries; undone by 1/256). m may run over any blocks of keys: codes differ by
 ///             that only below 2^-14 of the row's largest P. Accumulators F32 (reference: F64).
-///             int8 entries: dot is exact, in int32, and S2 is three F32 products in the order above, so S2 and m have
-///             the same bits in every entry. P enters as the code u8 nearest, ties to even, to 255 P; the second
-///             product is an exact int32 sum over each block of keys, added to the F32 accumulators; out = accumulator
-///             * v_scale[d] / (255 sum). A code made under an m that rises by r later is 2^r times finer than one made
-///             under the last m: entries whose blocks differ agree to half a code of the last m per key.
-///             Tolerances: kAttentionF32, kAttentionBf16, kAttentionE4m3, kAttentionInt8
+///             int8 entries: codes in [-127, 127]; dot is an exact int32; S2 = (F32(dot) * (F32(log2(e) *
+///             softmax_scale) * q_scale[i])) * k_scale[j], every product rounded to F32, so S2 and m have the same
+///             bits in every entry. P enters as the u8 code nearest to 255 P, ties to even; the second product is an
+///             exact int32 sum over each block of keys, added to the F32 accumulators; out = accumulator * v_scale[d]
+///             / (255 sum). A code made under an m that later rises by r is 2^r times finer than one made under the
+///             last m, so entries whose blocks differ agree to less than one code of the last m per key.
+///             Tolerances: kAttentionF32, kAttentionBf16, kAttentionE4m3*, kAttentionInt8*
 ///   Threads   run() writes the rows of its block and its scratch, nothing else; a row's bits depend neither on
 ///             the block it is in nor on how its visible keys are cut into ranges. pack() of disjoint ranges may run at
 ///             the same time
