@@ -182,14 +182,16 @@ TEST(Attention, Int8IsCloseToMaskedAttentionAndSmoothingMakesOffsetKeysClose) {
   options.precision = Precision::kInt8;
   options.want_lse = true;
   const auto mask = token_mask(*plan, 1);
-  const auto plain = attention(x.q, x.k, x.v, *plan, options), want = masked(x, mask);
+  const auto plain = attention(x.q, x.k, x.v, *plan, options);
+  const auto want = masked(x, mask);
   const double range = want.out.abs().max().item<double>();
   EXPECT_LT(worst(plain.out, want.out), tolerance::kOpsInt8 * range);
   EXPECT_LT(worst(plain.lse, want.lse), tolerance::kOpsInt8);
   EXPECT_EQ(plain.kernel, kernel::attention_fwd(kernel::Dtype::kInt8).name);
 
   x.k = x.k + 20 * at::randn({1, 1, 2, 64});
-  const auto rough = attention(x.q, x.k, x.v, *plan, options), exact = masked(x, mask);
+  const auto rough = attention(x.q, x.k, x.v, *plan, options);
+  const auto exact = masked(x, mask);
   EXPECT_GT(worst(rough.out, exact.out), tolerance::kOpsInt8 * range);
   options.smooth_keys = true;
   const auto smooth = attention(x.q, x.k, x.v, *plan, options);

@@ -325,6 +325,27 @@ void tile_rest(int rows, const AttentionHead& head, const Packed<E>& packed, con
   }
 }
 
+// Asks for the keys and values that lie behind a block, one share of them for each register tile of the call: from
+// beyond the L2 they would come too late otherwise. Sparse ranges mostly go on where they are, too. g++ drops calls of
+// a function that only prefetches, hence the attribute.
+template <class E>
+[[gnu::always_inline]] inline void prefetch_behind(const Packed<E>& packed, const KeyBlock& block, int64_t keys,
+                                                   int row) {
+  constexpr int kTiles = kMaxQueryRows / kRows, kLine = 64;
+  constexpr int64_t kGroups = E::kBlockKeys / E::V::kLanes;
+  const int64_t next = block.group[block.count - 1] + 1, left = packed.groups(keys) - next;
+  const int64_t groups = left < kGroups ? left : kGroups;
+  auto share = [&](const typename E::Element* from, int64_t elements) {
+    const char* bytes = reinterpret_cast<const char*>(from);
+    const int64_t lines = elements * static_cast<int64_t>(sizeof(typename E::Element)) / kLine;
+    const int64_t size = (lines + kTiles - 1) / kTiles, first = row / kRows * size;
+    for (int64_t line = first; line < first + size && line < lines; ++line)
+      __builtin_prefetch(bytes + line * kLine, 0, 2);
+  };
+  share(packed.k + next * packed.key_group, groups * packed.key_group);
+  share(packed.v + next * packed.value_group, groups * packed.value_group);
+}
+
 template <class E>
 void finish(const AttentionHead& head, const QueryBlock& block, const AttentionOut& out, const Work<E>& work,
             int64_t dim_padded) {
@@ -362,8 +383,10 @@ void run(const AttentionHead& head, const void* packed_memory, const QueryBlock&
   KeyBlock keys;
   while (walk.next(keys)) {
     int row = 0;
-    for (; row + kRows <= rows; row += kRows)
+    for (; row + kRows <= rows; row += kRows) {
+      prefetch_behind(packed, keys, head.keys, row);
       tile<E, kRows>(head, packed, work, keys, row);
+    }
     tile_rest<E, kRows - 1>(rows - row, head, packed, work, keys, row);
   }
   finish<E>(head, block, out, work, packed.dim_padded);
