@@ -67,9 +67,10 @@ struct QueryBlock {
 ///             int8 entries: codes in [-127, 127]; dot is an exact int32; S2 = (F32(dot) * (F32(log2(e) *
 ///             softmax_scale) * q_scale[i])) * k_scale[j], every product rounded to F32, so S2 and m have the same
 ///             bits in every entry. P enters as the u8 code nearest to 255 P, ties to even; the second product is an
-///             exact int32 sum over each block of keys, added to the F32 accumulators; out = accumulator * v_scale[d]
-///             / (255 sum). A code made under an m that later rises by r is 2^r times finer than one made under the
-///             last m, so entries whose blocks differ agree to less than one code of the last m per key.
+///             exact int32 sum over each block of keys, or over several under one m, added to the F32 accumulators;
+///             out = accumulator * v_scale[d] / (255 sum). A code made under an m that later rises by r is 2^r times
+///             finer than one made under the last m, so entries whose blocks differ agree to less than one code of
+///             the last m per key.
 ///             Tolerances: kAttentionF32, kAttentionBf16, kAttentionE4m3*, kAttentionInt8*
 ///   Threads   run() writes the rows of its block and its scratch, nothing else; a row's bits depend neither on
 ///             the block it is in nor on how its visible keys are cut into ranges. pack() of disjoint ranges may run at

@@ -8,6 +8,7 @@
 #include "fpsa/kernel/reference/attention_fwd.h"
 #include "fpsa/kernel/reference/quantize.h"
 #if FPSA_KERNEL_X86
+#include "fpsa/kernel/cpu/attention_fwd_amx.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx2.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512bf16.h"
@@ -38,6 +39,9 @@ const auto& attention_table() {
         {"attention_fwd_bf16_avx512bf16", Isa::kAvx512Bf16, Dtype::kBf16, cpu::attention_fwd_bf16_avx512bf16()},
         {"attention_fwd_e4m3_avx512bf16", Isa::kAvx512Bf16, Dtype::kE4m3, cpu::attention_fwd_e4m3_avx512bf16()},
         {"attention_fwd_int8_avx512bf16", Isa::kAvx512Bf16, Dtype::kInt8, cpu::attention_fwd_int8_avx512bf16()},
+        {"attention_fwd_bf16_amx", Isa::kAmx, Dtype::kBf16, cpu::attention_fwd_bf16_amx()},
+        {"attention_fwd_e4m3_amx", Isa::kAmx, Dtype::kE4m3, cpu::attention_fwd_e4m3_amx()},
+        {"attention_fwd_int8_amx", Isa::kAmx, Dtype::kInt8, cpu::attention_fwd_int8_amx()},
 #endif
   });
   return table;

@@ -6,7 +6,9 @@
 #include <numbers>
 
 #include "fpsa/base/check.h"
+#include "fpsa/numeric/bounds.h"
 #include "tests/kernel/attention_case.h"
+#include "tests/kernel/tested_entries.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::kernel {
@@ -17,7 +19,7 @@ using testing_support::run_entry;
 
 template <class Function>
 void for_each_int8_entry(const Function& fn) {
-  for (const auto& entry : attention_fwd_entries()) {
+  for (const auto& entry : testing_support::tested_entries()) {
     if (entry.dtype != Dtype::kInt8 || entry.isa > detected_isa()) continue;
     SCOPED_TRACE(std::string(entry.name));
     fn(entry);
@@ -140,6 +142,26 @@ TEST(AttentionFwdInt8, EntriesMakeTheSameCodesWhereTheMaximumDoesNotRise) {
       }
     });
   }
+}
+
+// Every P and every value as large as they get: an int32 sum over more than 65793 keys would wrap around.
+TEST(AttentionFwdInt8, SumsOverALongRowDoNotWrapAround) {
+  constexpr int32_t kKeys = 2 * 65536 + 77;
+  AttentionCase test(Dtype::kInt8, 3, 1, kKeys, 8);
+  std::ranges::fill(test.q, uint8_t{0});
+  for (size_t i = 0; i < test.v.size(); ++i)
+    test.v[i] = static_cast<uint8_t>(i % 2 ? 127 : -127);
+  test.v_scale.assign(8, 1.0f);
+  test.head.v_scale = test.v_scale.data();
+  const KeyRange all{0, kKeys};
+  const double allowed = 127 * (tolerance::kAttentionInt8Codes + numeric::dot_bound(numeric::kF32Epsilon, kKeys, 1.0));
+  for_each_int8_entry([&](const AttentionFwdEntry& entry) {
+    bool clean = false;
+    const auto got = run_entry(entry.kernel, test, {0, 1, &all, 1}, clean);
+    EXPECT_TRUE(clean);
+    for (size_t d = 0; d < 8; ++d)
+      EXPECT_NEAR(got.out[d], d % 2 ? 127.0 : -127.0, allowed) << "channel " << d;
+  });
 }
 
 }  // namespace

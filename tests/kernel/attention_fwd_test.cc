@@ -1,4 +1,5 @@
-// Walks the kernel table: every entry that this machine supports against the reference of its dtype.
+// Walks the kernel table, and the AMX kernels on emulated tiles: every entry that this machine supports against the
+// reference of its dtype.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "fpsa/base/check.h"
 #include "fpsa/numeric/bounds.h"
 #include "tests/kernel/attention_case.h"
+#include "tests/kernel/tested_entries.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::kernel {
@@ -17,6 +19,7 @@ namespace {
 using testing_support::AttentionCase;
 using testing_support::AttentionResult;
 using testing_support::run_entry;
+using testing_support::tested_entries;
 
 // Largest |value| of v, and the bound of a row's |S| error in natural-log units.
 struct Magnitudes {
@@ -119,7 +122,7 @@ class AttentionFwdTable : public testing::TestWithParam<size_t> {
   void SetUp() override {
     if (entry().isa > detected_isa()) GTEST_SKIP() << entry().name << " needs " << isa_requirements(entry().isa);
   }
-  const AttentionFwdEntry& entry() const { return attention_fwd_entries()[GetParam()]; }
+  const AttentionFwdEntry& entry() const { return tested_entries()[GetParam()]; }
   const AttentionFwdEntry& reference() const { return attention_fwd_at(entry().dtype, Isa::kReference); }
 };
 
@@ -255,8 +258,8 @@ TEST_P(AttentionFwdTable, ANanOrInfiniteScaleShowsInTheRowsThatUseIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Entries, AttentionFwdTable, testing::Range<size_t>(0, attention_fwd_entries().size()),
-                         [](const auto& info) { return std::string(attention_fwd_entries()[info.param].name); });
+INSTANTIATE_TEST_SUITE_P(Entries, AttentionFwdTable, testing::Range<size_t>(0, tested_entries().size()),
+                         [](const auto& info) { return std::string(tested_entries()[info.param].name); });
 
 // Scores in log2 units with the value of the code of each P: E4M3(2^(S2 - m) * 256), m = ceil(max S2).
 struct KnownCodes {
@@ -290,7 +293,7 @@ TEST(AttentionFwdE4m3, ProbabilitiesHaveTheCodesOfTheRule) {
       {{0.7, -3.2, -0.9}, {208, 14, 72}},                          // m 1, 207.9, 13.9 and 68.6
       {{5.5, 4.2, -4.6, -9.4}, {176, 72, 11.0 / 64, 3 * 0x1p-9}},  // m 6, 181.0, 73.5, 0.165 and a subnormal 0.00592
   };
-  for (const auto& entry : attention_fwd_entries()) {
+  for (const auto& entry : tested_entries()) {
     if (entry.dtype != Dtype::kE4m3 || entry.isa > detected_isa()) continue;
     for (const auto& [s2, code] : cases) {
       SCOPED_TRACE(join(entry.name, " keys ", s2.size()));

@@ -2,7 +2,7 @@
 # machine without the ISA would run it. Call: cmake -DNM=<nm> -DOBJECTS=<a;b> -P weak_symbols_test.cmake
 set(checked 0)
 foreach(object ${OBJECTS})
-  if(NOT object MATCHES "_(avx2|avx512|avx512bf16)\\.cc\\.o$")
+  if(NOT object MATCHES "_(avx2|avx512|avx512bf16|amx|amx_shim)\\.cc\\.o$")
     continue()
   endif()
   execute_process(COMMAND ${NM} ${object} OUTPUT_VARIABLE symbols RESULT_VARIABLE status)

@@ -62,7 +62,7 @@ struct KeyBlock {
   int count = 0;
   bool partial = false;
   int32_t group[8];
-  uint32_t mask[8];
+  uint64_t mask[8];
 };
 
 // Cuts ranges of keys into blocks of groups.
@@ -78,7 +78,7 @@ class KeyWalk {
     block.partial = false;
     while (block.count < kKeys / kLanes && range_ != last_) {
       const int32_t group = at_ / kLanes;
-      const uint32_t mask = group_mask(group);
+      const uint64_t mask = group_mask(group);
       block.group[block.count] = group;
       block.mask[block.count] = mask;
       block.partial |= mask != kAll;
@@ -88,11 +88,11 @@ class KeyWalk {
   }
 
  private:
-  static constexpr uint32_t kAll = (1u << kLanes) - 1;
+  static constexpr uint64_t kAll = ~uint64_t{0} >> (64 - kLanes);
 
-  uint32_t group_mask(int32_t group) {
+  uint64_t group_mask(int32_t group) {
     const int32_t begin = group * kLanes, end = begin + kLanes;
-    uint32_t mask = 0;
+    uint64_t mask = 0;
     while (range_ != last_ && at_ < end) {
       const int32_t stop = range_->end < end ? range_->end : end;
       mask |= (kAll >> (kLanes - (stop - at_))) << (at_ - begin);
@@ -233,7 +233,8 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
   FPSA_UNROLL for (int c = 0; c < count; ++c) {
     s[c] = V::mul(V::load(score + c * V::kLanes), factor);
     if constexpr (E::kScales) s[c] = V::mul(s[c], V::load(k_scale + block.group[c] * V::kLanes));
-    if constexpr (kCount == 0) s[c] = V::select(V::mask(block.mask[c]), s[c], V::set1(-0x1p120f));
+    if constexpr (kCount == 0)
+      s[c] = V::select(V::mask(static_cast<uint32_t>(block.mask[c])), s[c], V::set1(-0x1p120f));
     top = V::max(top, s[c]);
   }
   if (V::any_greater(top, V::set1(m))) [[unlikely]]
@@ -243,7 +244,7 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
   F sum = V::load(lane_sum);
   FPSA_UNROLL for (int c = 0; c < count; ++c) {
     s[c] = E::exp2(V::sub(s[c], offset));
-    if constexpr (kCount == 0) s[c] = V::select(V::mask(block.mask[c]), s[c], V::set1(0.0f));
+    if constexpr (kCount == 0) s[c] = V::select(V::mask(static_cast<uint32_t>(block.mask[c])), s[c], V::set1(0.0f));
     sum = V::add(sum, s[c]);
     if constexpr (E::kE4m3) s[c] = V::round_e4m3(s[c]);
   }
@@ -346,8 +347,8 @@ template <class E>
   share(packed.v + next * packed.value_group, groups * packed.value_group);
 }
 
-template <class E>
-void finish(const AttentionHead& head, const QueryBlock& block, const AttentionOut& out, const Work<E>& work,
+template <class E, class W>
+void finish(const AttentionHead& head, const QueryBlock& block, const AttentionOut& out, const W& work,
             int64_t dim_padded) {
   using V = typename E::V;
   const bool empty = block.range_count == 0;
