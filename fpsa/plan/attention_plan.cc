@@ -127,8 +127,15 @@ int64_t AttentionPlan::workspace_bytes(int64_t batch, int threads) const {
 }
 
 int64_t AttentionPlan::flops(int64_t batch) const {
-  if (geometry_) return batch * pattern::attention_flops(geometry_->mask(), geometry_->order(), spec_.heads, spec_.dim);
-  return batch * spec_.heads * queries_ * keys_ * 4 * spec_.dim;
+  FPSA_CHECK(batch >= 0, "batch: expected 0 or more, got ", batch);
+  // At most 2^31 x 2^31 pairs, times 4: one factor more may already be too many.
+  int64_t flops = geometry_ ? pattern::attention_flops(geometry_->mask(), geometry_->order(), spec_.heads, spec_.dim)
+                            : queries_ * keys_;
+  bool fits = true;
+  for (const int64_t factor : {batch, geometry_ ? 1 : 4 * spec_.heads * spec_.dim})
+    fits = fits && !__builtin_mul_overflow(flops, factor, &flops);
+  FPSA_CHECK(fits, "flops: the result is above 2^63 - 1 for batch ", batch);
+  return flops;
 }
 
 }  // namespace fpsa::plan

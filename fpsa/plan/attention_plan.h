@@ -59,6 +59,7 @@ class AttentionPlan {
   /// Visible pairs / all pairs, averaged over heads; 1 where there are no pairs.
   double density() const { return geometry_ ? geometry_->density() : 1.0; }
   /// Floating-point operations of one run: 4 D for each visible pair, the softmax not counted.
+  ///   Errors    batch below 0; a result above 2^63 - 1
   int64_t flops(int64_t batch) const;
 
   /// Bytes of the workspace of a run: grows with both, by scratch for each thread and by slots up to a bound.

@@ -249,8 +249,9 @@ int count_workers(const AttentionPlan& plan, int64_t batch, std::span<std::byte>
   const int64_t bytes = static_cast<int64_t>(workspace.size()), least = plan.workspace_bytes(batch, 1);
   FPSA_CHECK(bytes >= least, "workspace: expected at least ", least, " bytes for batch ", batch,
              " and one thread, got ", bytes, "; ask the plan for the size");
-  FPSA_CHECK(reinterpret_cast<uintptr_t>(workspace.data()) % kWorkspaceAlignment == 0,
-             "workspace: expected an address that is a multiple of ", kWorkspaceAlignment);
+  const auto address = reinterpret_cast<uintptr_t>(workspace.data());
+  FPSA_CHECK(address != 0 && address % kWorkspaceAlignment == 0,
+             "workspace: expected an address that is a multiple of ", kWorkspaceAlignment, ", got ", workspace.data());
   const int64_t room = 1 + (bytes - least) / plan.scratch_stride();
   const int64_t blocks = plan.blocks_before(batch * plan.spec().heads);
   return static_cast<int>(std::min({int64_t{most}, room, blocks}));

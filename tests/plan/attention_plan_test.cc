@@ -57,6 +57,10 @@ TEST(AttentionPlan, CountsOperationsAndPairs) {
   const AttentionPlan cross(10, 7, spec);
   EXPECT_EQ(cross.density(), 1.0);
   EXPECT_EQ(cross.flops(2), 2 * 3 * 10 * 7 * 4 * 32);
+  EXPECT_EQ(cross.flops(0), 0);
+  EXPECT_THROW(cross.flops(-1), Error);
+  EXPECT_THROW(cross.flops(int64_t{1} << 60), Error);
+  EXPECT_THROW(AttentionPlan(96, pattern::kMaxTokens, spec).flops(int64_t{1} << 20), Error);
 }
 
 TEST(AttentionPlan, WorkspaceGrowsByScratchWithThreadsAndStopsGrowingWithBatch) {

@@ -230,6 +230,9 @@ TEST(Run, ErrorsNameTheArgument) {
   says("workspace: expected at least",
        [&](Arguments& a) { a.workspace = a.workspace.first(static_cast<size_t>(plan.workspace_bytes(1, 1)) - 1); });
   says("workspace: expected an address", [&](Arguments& a) { a.workspace = a.workspace.subspan(8); });
+  says("workspace: expected an address", [](Arguments& a) {
+    a.workspace = {static_cast<std::byte*>(nullptr), a.workspace.size()};
+  });
 
   const float scales[64] = {};
   const Source codes = problem.source(problem.q, 32, layout);
