@@ -36,6 +36,7 @@ const std::map<std::string, std::set<std::string>>& allowed_rooms() {
       {"kernel/cpu", contract},
       {"kernel/cuda", contract},
       {"plan", contract},
+      {"capi", with(contract, {"plan"})},
       {"io", {"base", "numeric"}},
       {"ops", ops},
       {"nn", with(ops, {"io"})},
@@ -206,6 +207,7 @@ TEST(Layering, TheCheckItselfSeesEachKindOfViolation) {
   EXPECT_EQ(count("fpsa/kernel/a.cc", "#include \"fpsa/kernel/reference/a.h\"\n"), 0u) << "the table sees all";
   EXPECT_EQ(count("fpsa/kernel/a.cc", "#include \"fpsa/plan/run.h\"\n"), 1u);
   EXPECT_EQ(count("fpsa/plan/a.cc", "#include <ATen/ATen.h>\n"), 1u) << "plan knows no torch";
+  EXPECT_EQ(count("fpsa/capi/a.cc", "#include \"fpsa/ops/plan.h\"\n"), 1u);
   EXPECT_EQ(count("fpsa/plan/a.cc", "#include \"fpsa/kernel/cpu/isa.h\"\n"), 1u);
   EXPECT_EQ(count("fpsa/io/a.cc", "\n  # include <ATen/ATen.h>\n"), 1u);
   EXPECT_EQ(count("fpsa/nn/a.cc", "#include <ATen/ATen.h>\n"), 0u);
