@@ -29,7 +29,9 @@ test-slow: test
 format:
 	git ls-files '*.cc' '*.h' | xargs clang-format -i
 
+## The program, and the library with its headers (examples/README.md).
 install: build
+	cmake --build $(BUILD) --target fpsa_library -j $(JOBS)
 	cmake --install $(BUILD) --prefix $(or $(PREFIX),$(CURDIR)/install)
 
 clean:
