@@ -6,6 +6,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/reference/attention_fwd.h"
+#include "fpsa/kernel/reference/prepass.h"
 #include "fpsa/kernel/reference/quantize.h"
 #if FPSA_KERNEL_X86
 #include "fpsa/kernel/cpu/attention_fwd_amx.h"
@@ -15,6 +16,8 @@
 #include "fpsa/kernel/cpu/attention_fwd_int8_avx2.h"
 #include "fpsa/kernel/cpu/attention_fwd_int8_avx512.h"
 #include "fpsa/kernel/cpu/attention_fwd_int8_avx512bf16.h"
+#include "fpsa/kernel/cpu/prepass_avx2.h"
+#include "fpsa/kernel/cpu/prepass_avx512.h"
 #include "fpsa/kernel/cpu/quantize_avx2.h"
 #endif
 
@@ -59,6 +62,17 @@ const auto& quantize_table() {
   return table;
 }
 
+const auto& prepass_table() {
+  static const auto table = std::to_array<PrepassEntry>({
+    {"prepass_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::prepass_e4m3()},
+#if FPSA_KERNEL_X86
+        {"prepass_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::prepass_e4m3_avx2()},
+        {"prepass_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::prepass_e4m3_avx512()},
+#endif
+  });
+  return table;
+}
+
 // The reference has no ISA to miss, so every search finds an entry.
 std::atomic<Isa>& level() {
   static std::atomic<Isa> current = detected_isa();
@@ -87,6 +101,9 @@ std::span<const AttentionFwdEntry> attention_fwd_entries() {
 std::span<const QuantizeEntry> quantize_entries() {
   return quantize_table();
 }
+std::span<const PrepassEntry> prepass_entries() {
+  return prepass_table();
+}
 
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level) {
   const AttentionFwdEntry* best = nullptr;
@@ -99,6 +116,13 @@ const QuantizeEntry& quantize_at(Dtype codes, Isa level) {
   const QuantizeEntry* best = nullptr;
   for (const auto& entry : quantize_entries())
     if (entry.dtype == codes && entry.isa <= level) best = &entry;
+  return *best;
+}
+
+const PrepassEntry& prepass_at(Dtype codes, Isa level) {
+  const PrepassEntry* best = nullptr;
+  for (const auto& entry : prepass_entries())
+    if (entry.codes == codes && entry.isa <= level) best = &entry;
   return *best;
 }
 
@@ -129,6 +153,9 @@ const AttentionFwdEntry& attention_fwd(Dtype dtype) {
 const QuantizeEntry& quantize(Dtype codes) {
   return quantize_at(codes, current_isa());
 }
+const PrepassEntry& prepass(Dtype codes) {
+  return prepass_at(codes, current_isa());
+}
 
 std::vector<std::string> selected() {
   std::vector<std::string> names;
@@ -136,6 +163,7 @@ std::vector<std::string> selected() {
     names.emplace_back(attention_fwd(dtype).name);
   for (const Dtype codes : {Dtype::kE4m3, Dtype::kInt8})
     names.emplace_back(quantize(codes).name);
+  names.emplace_back(prepass(Dtype::kE4m3).name);
   return names;
 }
 

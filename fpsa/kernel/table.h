@@ -10,6 +10,7 @@
 
 #include "fpsa/kernel/attention.h"
 #include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/kernel/prepass.h"
 #include "fpsa/kernel/quantize.h"
 
 namespace fpsa::kernel {
@@ -28,15 +29,24 @@ struct QuantizeEntry {
   Quantize kernel;
 };
 
+struct PrepassEntry {
+  std::string_view name;  // prepass_<codes>_<isa>
+  Isa isa;
+  Dtype codes;
+  Prepass kernel;
+};
+
 std::string_view dtype_name(Dtype dtype);
 
 /// Every entry in the build, lowest level first; those above detected_isa() must not be called.
 std::span<const AttentionFwdEntry> attention_fwd_entries();
 std::span<const QuantizeEntry> quantize_entries();
+std::span<const PrepassEntry> prepass_entries();
 
 /// The entry that serves at a level: the highest one not above it.
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level);
 const QuantizeEntry& quantize_at(Dtype codes, Isa level);
+const PrepassEntry& prepass_at(Dtype codes, Isa level);
 
 /// Limits selection to a level by name; "auto" goes back to detected_isa().
 ///   Threads   may be called at any time; calls in flight keep what they took
@@ -48,6 +58,7 @@ Isa current_isa();
 /// The entries that serve at current_isa().
 const AttentionFwdEntry& attention_fwd(Dtype dtype);
 const QuantizeEntry& quantize(Dtype codes = Dtype::kE4m3);
+const PrepassEntry& prepass(Dtype codes);
 /// Their names, for people.
 std::vector<std::string> selected();
 

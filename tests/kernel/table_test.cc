@@ -37,11 +37,14 @@ TEST_F(KernelTable, NamesFollowTheGrammarAndAreListedInSelected) {
     EXPECT_EQ(entry.name, join("attention_fwd_", dtype_name(entry.dtype), "_", isa_name(entry.isa)));
   for (const auto& entry : quantize_entries())
     EXPECT_EQ(entry.name, join("quantize_", dtype_name(entry.dtype), "_", isa_name(entry.isa)));
+  for (const auto& entry : prepass_entries())
+    EXPECT_EQ(entry.name, join("prepass_", dtype_name(entry.codes), "_", isa_name(entry.isa)));
   EXPECT_EQ(selected(),
             (std::vector<std::string>{
                 std::string(attention_fwd(Dtype::kF32).name), std::string(attention_fwd(Dtype::kBf16).name),
                 std::string(attention_fwd(Dtype::kE4m3).name), std::string(attention_fwd(Dtype::kInt8).name),
-                std::string(quantize(Dtype::kE4m3).name), std::string(quantize(Dtype::kInt8).name)}));
+                std::string(quantize(Dtype::kE4m3).name), std::string(quantize(Dtype::kInt8).name),
+                std::string(prepass(Dtype::kE4m3).name)}));
 }
 
 TEST_F(KernelTable, UnknownOrUnsupportedLevelIsAnError) {

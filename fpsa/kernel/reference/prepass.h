@@ -1,0 +1,10 @@
+// The plain body of the pre-pass: the specification that every other entry is tested against.
+#pragma once
+
+#include "fpsa/kernel/prepass.h"
+
+namespace fpsa::kernel::reference {
+
+Prepass prepass_e4m3();
+
+}  // namespace fpsa::kernel::reference
