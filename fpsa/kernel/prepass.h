@@ -24,9 +24,10 @@ struct PrepassInput {
 };
 
 /// Normalises, rotates, quantises to 8-bit codes. Q and K: `absmax` over the runs of a group, `scale` of its largest,
-/// `codes`. V: `channel_absmax` over all rows, `scale` of each channel's largest, `channel_codes`.
+/// `codes`. V: `channel_absmax` over all rows, `scale` of each channel's largest, `channel_codes`. Attention without
+/// codes: `prepare`.
 ///   Shapes    absmax, scale [heads]; inverse_rms [rows]; codes [heads, rows, dim]; token_scale [heads, rows];
-///             channel_absmax, channel_scale [heads*dim]; dim a multiple of 8, 8 to 256
+///             channel_absmax, channel_scale [heads*dim]; prepared [rows, heads*dim]; dim a multiple of 8, 8 to 256
 ///   Layout    outputs contiguous, rows by position; no alignment
 ///   Units     real = code x scale; scale = absmax / 448 (E4M3)
 ///   Requires  0 <= begin < end <= rows; codes() after absmax() of the same positions, with its inverse_rms; the
@@ -38,11 +39,13 @@ struct PrepassInput {
 ///               r = 1 / sqrt(sum / width + eps); y = (x * r) * weight;
 ///               pairs: (y0 * cos - y1 * sin, y1 * cos + y0 * sin); rounded to nearest even to x's dtype;
 ///               scale and code of that value as in quantize.h.
-///             So the bits are those of quantising the tensor that a separate norm and rotation would have written in
-///             x's dtype. Exact: every entry makes the same bits, but for the payload of a NaN
+///             So the codes are those of quantising what prepare() writes. Exact: every entry makes the same bits, but
+///             for the payload of a NaN
 ///   Threads   absmax and codes of disjoint rows may run at the same time; each writes its outputs only
 ///   Errors    checked by ops; kernels are noexcept
 struct Prepass {
+  /// Rows [begin, end), normed and rotated, in x's dtype, at their positions.
+  void (*prepare)(const PrepassInput& in, int64_t begin, int64_t end, void* prepared) noexcept;
   /// absmax[h] of the prepared rows [begin, end), and inverse_rms of these rows (1 without a norm).
   void (*absmax)(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) noexcept;
   /// The scale of a group or channel with this absmax.

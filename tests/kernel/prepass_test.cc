@@ -221,6 +221,41 @@ TEST_P(PrepassTable, CodesAreThoseOfTheNormedAndRotatedValues) {
   }
 }
 
+// Quantising what prepare() writes gives the codes of the two fused steps, and of every entry the same.
+TEST_P(PrepassTable, CodesAreThoseOfThePreparedRows) {
+  uint64_t seed = 200;
+  for (const Shape& shape : shapes()) {
+    Case x(shape, ++seed);
+    const bool f32 = shape.dtype == Dtype::kF32;
+    const size_t bytes = static_cast<size_t>(shape.rows * x.width * (f32 ? 4 : 2));
+    std::vector<uint8_t> rows(bytes + 64, kPoison), expected(bytes + 64, kPoison);
+    kernel().prepare(x.in, 0, shape.rows, rows.data());
+    reference().prepare(x.in, 0, shape.rows, expected.data());
+    ASSERT_EQ(rows, expected) << name_of(shape);
+    PrepassInput prepared = x.in;
+    prepared.x = {rows.data(), x.width, nullptr};
+    prepared.weight = prepared.turns = nullptr;
+    const Result fused = run_tokens(kernel(), x.in, 0, shape.rows),
+                 after = run_tokens(kernel(), prepared, 0, shape.rows);
+    EXPECT_EQ(fused.codes, after.codes) << name_of(shape);
+    EXPECT_EQ(fused.scale, after.scale) << name_of(shape);
+    std::fill(rows.begin(), rows.end(), kPoison);
+    kernel().prepare(x.in, shape.rows - 1, shape.rows, rows.data());
+    EXPECT_EQ(std::count(rows.begin(), rows.begin() + (shape.rows - 1) * x.width * (f32 ? 4 : 2), kPoison),
+              (shape.rows - 1) * x.width * (f32 ? 4 : 2));
+  }
+}
+
+TEST_P(PrepassTable, PreparedNanStaysNan) {
+  Case x({Dtype::kBf16, 5, 1, 24, true, false}, 4);
+  x.weight[3] = std::bit_cast<float>(0x7fffffffu);  // rounding as a number would carry into the sign
+  std::vector<uint16_t> rows(5 * 24);
+  kernel().prepare(x.in, 0, 5, rows.data());
+  for (size_t i = 0; i < rows.size(); ++i)
+    EXPECT_EQ(std::isnan(numeric::f32_from_bf16(rows[i])), i % 24 == 3) << i;
+  EXPECT_TRUE(std::isnan(run_tokens(kernel(), x.in, 0, 5).scale[0]));
+}
+
 // Without norm and rotation the pre-pass is the quantise kernel with all heads at once.
 TEST_P(PrepassTable, PlainRowsGetTheQuantiseKernelsBits) {
   if (entry().codes != Dtype::kE4m3) GTEST_SKIP() << "the quantise kernel makes E4M3 only";

@@ -12,7 +12,8 @@
 
 #include "fpsa/kernel/prepass.h"
 
-#define FPSA_INLINE inline __attribute__((always_inline))
+#define FPSA_INLINED __attribute__((always_inline))
+#define FPSA_INLINE inline FPSA_INLINED
 
 namespace fpsa::kernel {
 namespace {
@@ -59,17 +60,18 @@ struct E4m3Code {
   }
 };
 
+/// Nearest even at the 16th bit for BF16. A NaN may come out as a number.
 template <class V, class Element>
 FPSA_INLINE typename V::F rounded(typename V::F x) {
-  // Nearest even at the 16th bit. What this does to a NaN is of no account: its group's scale is NaN.
-  if constexpr (sizeof(Element) == 2) {
-    const auto bits = V::bits(x);
-    const auto odd = V::bit_and(V::template shift_right<16>(bits), V::set1_i(1));
-    const auto carried = V::add_i(V::add_i(bits, V::set1_i(0x7fff)), odd);
-    return V::floats(V::bit_and(carried, V::set1_i(static_cast<int32_t>(0xffff0000u))));
-  } else {
-    return x;
-  }
+  if constexpr (sizeof(Element) == 4) return x;
+  const auto bits = V::bits(x);
+  const auto odd = V::bit_and(V::template shift_right<16>(bits), V::set1_i(1));
+  const auto carried = V::add_i(V::add_i(bits, V::set1_i(0x7fff)), odd);
+  return V::floats(V::bit_and(carried, V::set1_i(static_cast<int32_t>(0xffff0000u))));
+}
+template <class V, class Element>
+FPSA_INLINE typename V::F rounded_or_nan(typename V::F x) {
+  return V::floats(V::select_nan(x, V::set1_i(0x7fc00000), V::bits(rounded<V, Element>(x))));
 }
 
 FPSA_INLINE int64_t raster_of(const PrepassInput& in, int64_t position) {
@@ -96,64 +98,13 @@ struct Turns {
   alignas(64) float even[128], odd[128];
 
   FPSA_INLINE void fill(const float* turns, int64_t dim) {
-    for_chunks<V>(
-        dim, [&](int64_t d, int n) __attribute__((always_inline)) {
-          const auto turn = V::load(turns + d, n);
-          V::store_whole(even + d / 2, turn.even);
-          V::store_whole(odd + d / 2, turn.odd);
-        });
+    for_chunks<V>(dim, [&](int64_t d, int n) FPSA_INLINED {
+      const auto turn = V::load(turns + d, n);
+      V::store_whole(even + d / 2, turn.even);
+      V::store_whole(odd + d / 2, turn.odd);
+    });
   }
-  FPSA_INLINE typename V::Pair at(int64_t d) const { return {V::load_whole(even + d / 2), V::load_whole(odd + d / 2)}; }
 };
-
-/// The prepared chunk, before it is rounded.
-template <class V, bool kTurn>
-FPSA_INLINE typename V::Pair prepare(typename V::Pair x, typename V::F inverse_rms, typename V::Pair weight,
-                                     const Turns<V>& turns, int64_t d) {
-  x.even = V::mul(V::mul(x.even, inverse_rms), weight.even);
-  x.odd = V::mul(V::mul(x.odd, inverse_rms), weight.odd);
-  if constexpr (!kTurn) return x;
-  const auto turn = turns.at(d);
-  return {V::sub(V::mul(x.even, turn.even), V::mul(x.odd, turn.odd)),
-          V::add(V::mul(x.odd, turn.even), V::mul(x.even, turn.odd))};
-}
-
-template <class V>
-FPSA_INLINE typename V::Pair weights(const PrepassInput& in, int64_t i, int n) {
-  return in.weight ? V::load(in.weight + i, n) : typename V::Pair{V::set1(1.0f), V::set1(1.0f)};
-}
-
-/// inverse_rms of kRows rows at once: that many chains of additions hide each other's latency.
-template <class V, class Element, int kRows>
-void inverse_rms_of(const PrepassInput& in, int64_t begin, float* inverse_rms) {
-  const int64_t width = in.heads * in.dim;
-  constexpr int kParts = 16 / V::kLanes, kChunk = 2 * V::kLanes;  // 32 sums: kParts pairs of vectors
-  const Element* rows[kRows];
-  typename V::Pair sums[kRows][kParts];
-  for (int r = 0; r < kRows; ++r) {
-    rows[r] = row_of<Element>(in, begin + r);
-    for (int part = 0; part < kParts; ++part)
-      sums[r][part] = {V::set1(0.0f), V::set1(0.0f)};
-  }
-  auto add = [&](int r, int part, int64_t d, int n) __attribute__((always_inline)) {
-    const auto x = V::load(rows[r] + d, n);
-    auto& sum = sums[r][part];
-    sum.even = V::add(sum.even, V::mul(x.even, x.even));
-    sum.odd = V::add(sum.odd, V::mul(x.odd, x.odd));
-  };
-  int64_t d = 0;
-  for (; d + 32 <= width; d += 32)
-    for (int part = 0; part < kParts; ++part)
-      for (int r = 0; r < kRows; ++r)
-        add(r, part, d + part * kChunk, kChunk);
-  for (int part = 0; part < kParts && d < width; ++part, d += kChunk)
-    for (int r = 0; r < kRows; ++r)
-      add(r, part, d, static_cast<int>(width - d < kChunk ? width - d : kChunk));
-  for (int r = 0; r < kRows; ++r) {
-    const float mean = V::sum16(sums[r]) / static_cast<float>(width);
-    inverse_rms[begin + r] = 1.0f / V::sqrt(mean + in.eps);
-  }
-}
 
 /// A number of rows as a type, for generic lambdas.
 template <int n>
@@ -171,49 +122,116 @@ FPSA_INLINE void for_blocks(int64_t begin, int64_t end, const Block& block) {
     block(i, Rows<1>());
 }
 
-FPSA_INLINE void raise(float& top, uint32_t bits) {
-  if (bits > bits_of(top)) top = float_of(bits);
-}
-
-template <class V, class Element, bool kTurn, int kRows>
-void absmax_block(const PrepassInput& in, int64_t begin, const float* inverse_rms, float* absmax) {
-  Turns<V> turns[kTurn ? kRows : 1];
+/// inverse_rms[r] of row begin + r. All rows at once: their chains of additions hide each other's latency.
+template <class V, class Element, int kRows>
+void inverse_rms_of(const PrepassInput& in, int64_t begin, float* inverse_rms) {
+  if (!in.weight) {
+    for (int r = 0; r < kRows; ++r)
+      inverse_rms[r] = 1.0f;
+    return;
+  }
+  const int64_t width = in.heads * in.dim;
+  constexpr int kParts = 16 / V::kLanes, kChunk = 2 * V::kLanes;  // 32 sums: kParts pairs of vectors
   const Element* rows[kRows];
-  typename V::F inverse[kRows];
+  typename V::Pair sums[kRows][kParts];
   for (int r = 0; r < kRows; ++r) {
     rows[r] = row_of<Element>(in, begin + r);
-    inverse[r] = V::set1(inverse_rms[begin + r]);
-    if constexpr (kTurn) turns[r].fill(in.turns + raster_of(in, begin + r) * in.dim, in.dim);
+    for (int part = 0; part < kParts; ++part)
+      sums[r][part] = {V::set1(0.0f), V::set1(0.0f)};
   }
-  for (int64_t h = 0; h < in.heads; ++h) {
-    auto top = V::set1_i(0);
-    for_chunks<V>(
-        in.dim, [&](int64_t d, int n) __attribute__((always_inline)) {
-          const int64_t i = h * in.dim + d;
-          const auto weight = weights<V>(in, i, n);
-          for (int r = 0; r < kRows; ++r) {
-            const auto x = prepare<V, kTurn>(V::load(rows[r] + i, n), inverse[r], weight, turns[kTurn ? r : 0], d);
-            top = V::max(top, V::max(V::bits(V::abs(x.even)), V::bits(V::abs(x.odd))));
-          }
-        });
-    raise(absmax[h], V::reduce_max(top));
+  auto add = [&](int r, int part, int64_t d, int n) FPSA_INLINED {
+    const auto x = V::load(rows[r] + d, n);
+    auto& sum = sums[r][part];
+    sum.even = V::add(sum.even, V::mul(x.even, x.even));
+    sum.odd = V::add(sum.odd, V::mul(x.odd, x.odd));
+  };
+  int64_t d = 0;
+  for (; d + 32 <= width; d += 32)
+    for (int part = 0; part < kParts; ++part)
+      for (int r = 0; r < kRows; ++r)
+        add(r, part, d + part * kChunk, kChunk);
+  for (int part = 0; part < kParts && d < width; ++part, d += kChunk)
+    for (int r = 0; r < kRows; ++r)
+      add(r, part, d, static_cast<int>(width - d < kChunk ? width - d : kChunk));
+  for (int r = 0; r < kRows; ++r) {
+    const float mean = V::sum16(sums[r]) / static_cast<float>(width);
+    inverse_rms[r] = 1.0f / V::sqrt(mean + in.eps);
   }
+}
+
+/// Rows begin, begin + 1, ... of the input, ready to be prepared.
+template <class V, class Element, bool kTurn, int kRows>
+struct RowBlock {
+  const PrepassInput& in;
+  const Element* rows[kRows];
+  typename V::F inverse[kRows];
+  Turns<V> turns[kTurn ? kRows : 1];
+
+  FPSA_INLINE RowBlock(const PrepassInput& input, int64_t begin, const float* inverse_rms) : in(input) {
+    for (int r = 0; r < kRows; ++r) {
+      rows[r] = row_of<Element>(in, begin + r);
+      inverse[r] = V::set1(inverse_rms[r]);
+      if constexpr (kTurn) turns[r].fill(in.turns + raster_of(in, begin + r) * in.dim, in.dim);
+    }
+  }
+
+  /// Calls body(r, d, n, pair) with the prepared chunks of head h, before they are rounded.
+  template <class Body>
+  FPSA_INLINE void for_head(int64_t h, const Body& body) const {
+    for_chunks<V>(in.dim, [&](int64_t d, int n) FPSA_INLINED {
+      const int64_t i = h * in.dim + d;
+      const auto weight = in.weight ? V::load(in.weight + i, n) : typename V::Pair{V::set1(1.0f), V::set1(1.0f)};
+      for (int r = 0; r < kRows; ++r) {
+        const auto x = V::load(rows[r] + i, n);
+        const auto even = V::mul(V::mul(x.even, inverse[r]), weight.even);
+        const auto odd = V::mul(V::mul(x.odd, inverse[r]), weight.odd);
+        if constexpr (kTurn) {
+          const auto cos = V::load_whole(turns[r].even + d / 2), sin = V::load_whole(turns[r].odd + d / 2);
+          body(r, d, n,
+               typename V::Pair{V::sub(V::mul(even, cos), V::mul(odd, sin)),
+                                V::add(V::mul(odd, cos), V::mul(even, sin))});
+        } else {
+          body(r, d, n, typename V::Pair{even, odd});
+        }
+      }
+    });
+  }
+};
+
+template <class V, class Element, bool kTurn>
+void prepare_of(const PrepassInput& in, int64_t begin, int64_t end, void* prepared) {
+  const int64_t width = in.heads * in.dim;
+  for_blocks(begin, end, [&](int64_t i, auto rows) FPSA_INLINED {
+    constexpr int kRows = decltype(rows)::kCount;
+    float inverse_rms[kRows];
+    inverse_rms_of<V, Element, kRows>(in, i, inverse_rms);
+    const RowBlock<V, Element, kTurn, kRows> block(in, i, inverse_rms);
+    auto* to = static_cast<Element*>(prepared) + i * width;
+    for (int64_t h = 0; h < in.heads; ++h)
+      block.for_head(h, [&](int r, int64_t d, int n, typename V::Pair x) FPSA_INLINED {
+        V::store(to + r * width + h * in.dim + d,
+                 {rounded_or_nan<V, Element>(x.even), rounded_or_nan<V, Element>(x.odd)}, n);
+      });
+  });
 }
 
 template <class V, class Element, bool kTurn>
 void absmax_of(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) {
   for (int64_t h = 0; h < in.heads; ++h)
     absmax[h] = 0.0f;
-  for_blocks(
-      begin, end, [&](int64_t i, auto rows) __attribute__((always_inline)) {
-        constexpr int kRows = decltype(rows)::kCount;
-        if (in.weight)
-          inverse_rms_of<V, Element, kRows>(in, i, inverse_rms);
-        else
-          for (int r = 0; r < kRows; ++r)
-            inverse_rms[i + r] = 1.0f;
-        absmax_block<V, Element, kTurn, kRows>(in, i, inverse_rms, absmax);
+  for_blocks(begin, end, [&](int64_t i, auto rows) FPSA_INLINED {
+    constexpr int kRows = decltype(rows)::kCount;
+    inverse_rms_of<V, Element, kRows>(in, i, inverse_rms + i);
+    const RowBlock<V, Element, kTurn, kRows> block(in, i, inverse_rms + i);
+    for (int64_t h = 0; h < in.heads; ++h) {
+      auto top = V::set1_i(0);
+      block.for_head(h, [&](int, int64_t, int, typename V::Pair x) FPSA_INLINED {
+        top = V::max(top, V::max(V::bits(V::abs(x.even)), V::bits(V::abs(x.odd))));
       });
+      const uint32_t bits = V::reduce_max(top);
+      if (bits > bits_of(absmax[h])) absmax[h] = float_of(bits);
+    }
+  });
   // Rounding keeps order, so the largest rounded magnitude is the largest magnitude rounded. A NaN stays one.
   if constexpr (sizeof(Element) == 2)
     for (int64_t h = 0; h < in.heads; ++h) {
@@ -222,45 +240,27 @@ void absmax_of(const PrepassInput& in, int64_t begin, int64_t end, float* invers
     }
 }
 
-template <class V, class Code, class Element, bool kTurn, int kRows>
-void codes_block(const PrepassInput& in, int64_t begin, const float* inverse_rms, const float* scale, uint8_t* codes) {
-  Turns<V> turns[kTurn ? kRows : 1];
-  const Element* rows[kRows];
-  typename V::F inverse[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    rows[r] = row_of<Element>(in, begin + r);
-    inverse[r] = V::set1(inverse_rms[begin + r]);
-    if constexpr (kTurn) turns[r].fill(in.turns + raster_of(in, begin + r) * in.dim, in.dim);
-  }
-  for (int64_t h = 0; h < in.heads; ++h) {
-    const auto wide = V::set1(scale[h]);
-    uint8_t* to = codes + (h * in.rows + begin) * in.dim;
-    auto write = [&](auto encode) __attribute__((always_inline)) {
-      for_chunks<V>(
-          in.dim, [&](int64_t d, int n) __attribute__((always_inline)) {
-            const int64_t i = h * in.dim + d;
-            const auto weight = weights<V>(in, i, n);
-            for (int r = 0; r < kRows; ++r) {
-              const auto x = prepare<V, kTurn>(V::load(rows[r] + i, n), inverse[r], weight, turns[kTurn ? r : 0], d);
-              V::store_codes(encode(V::div(rounded<V, Element>(x.even), wide)),
-                             encode(V::div(rounded<V, Element>(x.odd), wide)), to + r * in.dim + d, n);
-            }
-          });
-    };
-    if (is_finite(scale[h]))
-      write([](typename V::F x) __attribute__((always_inline)) { return Code::template encode<V>(x); });
-    else
-      write([](typename V::F x) __attribute__((always_inline)) { return Code::template encode_or_nan<V>(x); });
-  }
-}
-
 template <class V, class Code, class Element, bool kTurn>
 void codes_of(const PrepassInput& in, int64_t begin, int64_t end, const float* inverse_rms, const float* scale,
               uint8_t* codes, float* token_scale) {
-  for_blocks(
-      begin, end, [&](int64_t i, auto rows) __attribute__((always_inline)) {
-        codes_block<V, Code, Element, kTurn, decltype(rows)::kCount>(in, i, inverse_rms, scale, codes);
-      });
+  for_blocks(begin, end, [&](int64_t i, auto rows) FPSA_INLINED {
+    const RowBlock<V, Element, kTurn, decltype(rows)::kCount> block(in, i, inverse_rms + i);
+    for (int64_t h = 0; h < in.heads; ++h) {
+      const auto wide = V::set1(scale[h]);
+      uint8_t* to = codes + (h * in.rows + i) * in.dim;
+      auto write = [&](auto encode) FPSA_INLINED {
+        block.for_head(h, [&](int r, int64_t d, int n, typename V::Pair x) FPSA_INLINED {
+          // A NaN that rounding made a number is no matter: it made the scale NaN.
+          V::store_codes(encode(V::div(rounded<V, Element>(x.even), wide)),
+                         encode(V::div(rounded<V, Element>(x.odd), wide)), to + r * in.dim + d, n);
+        });
+      };
+      if (is_finite(scale[h]))
+        write([](typename V::F x) FPSA_INLINED { return Code::template encode<V>(x); });
+      else
+        write([](typename V::F x) FPSA_INLINED { return Code::template encode_or_nan<V>(x); });
+    }
+  });
   if (token_scale)
     for (int64_t h = 0; h < in.heads; ++h)
       for (int64_t i = begin; i < end; ++i)
@@ -269,65 +269,63 @@ void codes_of(const PrepassInput& in, int64_t begin, int64_t end, const float* i
 
 template <class V, class Element>
 void channel_absmax_of(const PrepassInput& in, int64_t begin, int64_t end, float* absmax) {
-  for_blocks(
-      begin, end, [&](int64_t i, auto rows) __attribute__((always_inline)) {
-        constexpr int kRows = decltype(rows)::kCount;
-        const Element* row[kRows];
-        for (int r = 0; r < kRows; ++r)
-          row[r] = row_of<Element>(in, i + r);
-        for_chunks<V>(
-            in.heads * in.dim, [&](int64_t c, int n) __attribute__((always_inline)) {
-              const auto known = V::load(absmax + c, n);
-              auto even = V::bits(known.even), odd = V::bits(known.odd);
-              for (int r = 0; r < kRows; ++r) {
-                const auto x = V::load(row[r] + c, n);
-                even = V::max(even, V::bits(V::abs(x.even)));
-                odd = V::max(odd, V::bits(V::abs(x.odd)));
-              }
-              V::store(absmax + c, {V::floats(even), V::floats(odd)}, n);
-            });
-      });
+  for_blocks(begin, end, [&](int64_t i, auto rows) FPSA_INLINED {
+    constexpr int kRows = decltype(rows)::kCount;
+    const Element* row[kRows];
+    for (int r = 0; r < kRows; ++r)
+      row[r] = row_of<Element>(in, i + r);
+    for_chunks<V>(in.heads * in.dim, [&](int64_t c, int n) FPSA_INLINED {
+      const auto known = V::load(absmax + c, n);
+      auto even = V::bits(known.even), odd = V::bits(known.odd);
+      for (int r = 0; r < kRows; ++r) {
+        const auto x = V::load(row[r] + c, n);
+        even = V::max(even, V::bits(V::abs(x.even)));
+        odd = V::max(odd, V::bits(V::abs(x.odd)));
+      }
+      V::store(absmax + c, {V::floats(even), V::floats(odd)}, n);
+    });
+  });
 }
 
 template <class V, class Code, class Element>
 void channel_codes_of(const PrepassInput& in, int64_t begin, int64_t end, const float* scale, uint8_t* codes) {
-  for_blocks(
-      begin, end, [&](int64_t i, auto rows) __attribute__((always_inline)) {
-        constexpr int kRows = decltype(rows)::kCount;
-        const Element* row[kRows];
-        for (int r = 0; r < kRows; ++r)
-          row[r] = row_of<Element>(in, i + r);
-        for (int64_t h = 0; h < in.heads; ++h) {
-          uint8_t* to = codes + (h * in.rows + i) * in.dim;
-          for_chunks<V>(
-              in.dim, [&](int64_t d, int n) __attribute__((always_inline)) {
-                const int64_t c = h * in.dim + d;
-                const auto wide = V::load(scale + c, n);
-                auto write = [&](auto encode) __attribute__((always_inline)) {
-                  for (int r = 0; r < kRows; ++r) {
-                    const auto x = V::load(row[r] + c, n);
-                    V::store_codes(encode(V::div(x.even, wide.even)), encode(V::div(x.odd, wide.odd)),
-                                   to + r * in.dim + d, n);
-                  }
-                };
-                if (V::all_finite(wide))
-                  write([](typename V::F x) __attribute__((always_inline)) { return Code::template encode<V>(x); });
-                else
-                  write([](typename V::F x)
-                            __attribute__((always_inline)) { return Code::template encode_or_nan<V>(x); });
-              });
-        }
+  for_blocks(begin, end, [&](int64_t i, auto rows) FPSA_INLINED {
+    constexpr int kRows = decltype(rows)::kCount;
+    const Element* row[kRows];
+    for (int r = 0; r < kRows; ++r)
+      row[r] = row_of<Element>(in, i + r);
+    for (int64_t h = 0; h < in.heads; ++h) {
+      uint8_t* to = codes + (h * in.rows + i) * in.dim;
+      for_chunks<V>(in.dim, [&](int64_t d, int n) FPSA_INLINED {
+        const int64_t c = h * in.dim + d;
+        const auto wide = V::load(scale + c, n);
+        auto write = [&](auto encode) FPSA_INLINED {
+          for (int r = 0; r < kRows; ++r) {
+            const auto x = V::load(row[r] + c, n);
+            V::store_codes(encode(V::div(x.even, wide.even)), encode(V::div(x.odd, wide.odd)), to + r * in.dim + d, n);
+          }
+        };
+        if (V::all_finite(wide))
+          write([](typename V::F x) FPSA_INLINED { return Code::template encode<V>(x); });
+        else
+          write([](typename V::F x) FPSA_INLINED { return Code::template encode_or_nan<V>(x); });
       });
+    }
+  });
 }
 
 /// The entry of one ISA and code: every function chooses its element type and whether to rotate, once per call.
 template <class V, class Code>
 struct PrepassOf {
+  static void prepare(const PrepassInput& in, int64_t begin, int64_t end, void* prepared) noexcept {
+    const auto of_f32 = in.turns ? prepare_of<V, float, true> : prepare_of<V, float, false>;
+    const auto of_bf16 = in.turns ? prepare_of<V, uint16_t, true> : prepare_of<V, uint16_t, false>;
+    (in.dtype == Dtype::kF32 ? of_f32 : of_bf16)(in, begin, end, prepared);
+  }
   static void absmax(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) noexcept {
-    if (in.dtype == Dtype::kF32)
-      (in.turns ? absmax_of<V, float, true> : absmax_of<V, float, false>)(in, begin, end, inverse_rms, absmax);
-    else
-      (in.turns ? absmax_of<V, uint16_t, true> : absmax_of<V, uint16_t, false>)(in, begin, end, inverse_rms, absmax);
+    const auto of_f32 = in.turns ? absmax_of<V, float, true> : absmax_of<V, float, false>;
+    const auto of_bf16 = in.turns ? absmax_of<V, uint16_t, true> : absmax_of<V, uint16_t, false>;
+    (in.dtype == Dtype::kF32 ? of_f32 : of_bf16)(in, begin, end, inverse_rms, absmax);
   }
   static void codes(const PrepassInput& in, int64_t begin, int64_t end, const float* inverse_rms, const float* scale,
                     uint8_t* codes, float* token_scale) noexcept {
@@ -348,7 +346,7 @@ struct PrepassOf {
 template <class V, class Code>
 Prepass prepass() {
   using Of = PrepassOf<V, Code>;
-  return {Of::absmax, Code::scale, Of::codes, Of::channel_absmax, Of::channel_codes};
+  return {Of::prepare, Of::absmax, Code::scale, Of::codes, Of::channel_absmax, Of::channel_codes};
 }
 
 }  // namespace

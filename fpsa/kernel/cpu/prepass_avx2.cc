@@ -33,6 +33,14 @@ struct Avx2Prepass {
     _mm256_storeu_ps(p, _mm256_permute2f128_ps(a, b, 0x20));
     if (n == 16) _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(a, b, 0x31));
   }
+  // Values that BF16 holds exactly.
+  static FPSA_INLINE void store(uint16_t* p, Pair x, int n) {
+    const I pairs = _mm256_or_si256(_mm256_srli_epi32(bits(x.even), 16), bits(x.odd));
+    if (n == 16)
+      _mm256_storeu_si256(reinterpret_cast<I*>(p), pairs);
+    else
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(pairs));
+  }
   static FPSA_INLINE void store_codes(I even, I odd, uint8_t* p, int n) {
     const I pairs = _mm256_or_si256(even, _mm256_slli_epi32(odd, 8));
     const __m128i codes = _mm_packus_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));

@@ -36,6 +36,11 @@ struct Avx512Prepass {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>(first(n)), _mm512_permutex2var_ps(x.even, low, x.odd));
     _mm512_mask_storeu_ps(p + 16, static_cast<__mmask16>(first(n) >> 16), _mm512_permutex2var_ps(x.even, high, x.odd));
   }
+  // Values that BF16 holds exactly.
+  static FPSA_INLINE void store(uint16_t* p, Pair x, int n) {
+    const I pairs = _mm512_or_si512(_mm512_srli_epi32(bits(x.even), 16), bits(x.odd));
+    _mm512_mask_storeu_epi16(p, first(n), pairs);
+  }
   static FPSA_INLINE void store_codes(I even, I odd, uint8_t* p, int n) {
     const __m256i codes = _mm512_cvtepi32_epi16(_mm512_or_si512(even, _mm512_slli_epi32(odd, 8)));
     if (n == 32)

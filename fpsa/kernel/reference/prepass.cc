@@ -64,6 +64,22 @@ void raise(float& top, float x) {
   if (bits > std::bit_cast<uint32_t>(top)) top = std::bit_cast<float>(bits);
 }
 
+void prepare(const PrepassInput& in, int64_t begin, int64_t end, void* prepared_rows) noexcept {
+  const int64_t width = in.heads * in.dim;
+  for (int64_t i = begin; i < end; ++i) {
+    const float inverse_rms = inverse_rms_of(in, i);
+    for (int64_t h = 0; h < in.heads; ++h)
+      for (int64_t d = 0; d < in.dim; ++d) {
+        const int64_t at = i * width + h * in.dim + d;
+        const float y = prepared(in, i, inverse_rms, h, d);
+        if (in.dtype == Dtype::kF32)
+          static_cast<float*>(prepared_rows)[at] = y;
+        else
+          static_cast<uint16_t*>(prepared_rows)[at] = numeric::bf16_from_f32(y);  // exact: y is rounded already
+      }
+  }
+}
+
 void absmax(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) noexcept {
   assert(in.dim % 8 == 0 && in.dim >= 8 && in.dim <= 256 && begin < end && end <= in.rows);
   for (int64_t i = begin; i < end; ++i)
@@ -107,7 +123,7 @@ void channel_codes(const PrepassInput& in, int64_t begin, int64_t end, const flo
 
 template <class Code>
 Prepass prepass() {
-  return {absmax, Code::scale, codes<Code>, channel_absmax, channel_codes<Code>};
+  return {prepare, absmax, Code::scale, codes<Code>, channel_absmax, channel_codes<Code>};
 }
 
 }  // namespace
