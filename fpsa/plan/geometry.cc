@@ -46,8 +46,22 @@ Geometry::Geometry(const pattern::Grid& grid, const pattern::Grid& tile, const p
     visibility_.emplace_back(mask_, head, order_.tile_begin(), order_.tile_begin());
     work_.push_back(by_cost(visibility_.back().blocks()));
   }
+  sort_runs();
   density_ = pattern::density(mask_, order_);
   dense_ = static_cast<int64_t>(mask_.col.size()) == mask_.heads() * mask_.rows * mask_.cols;
+}
+
+// A counting sort, so that the runs of a group stay in order.
+void Geometry::sort_runs() {
+  group_begin_.assign(static_cast<size_t>(groups_.count) + 1, 0);
+  for (const int32_t group : groups_.run_group)
+    ++group_begin_[static_cast<size_t>(group) + 1];
+  for (size_t group = 1; group < group_begin_.size(); ++group)
+    group_begin_[group] += group_begin_[group - 1];
+  std::vector<int32_t> next = group_begin_;
+  group_runs_.resize(groups_.run_group.size());
+  for (size_t run = 0; run < group_runs_.size(); ++run)
+    group_runs_[static_cast<size_t>(next[static_cast<size_t>(groups_.run_group[run])]++)] = static_cast<int32_t>(run);
 }
 
 }  // namespace fpsa::plan

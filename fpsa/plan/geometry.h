@@ -21,6 +21,12 @@ class Geometry {
 
   const pattern::TileOrder& order() const { return order_; }
   const pattern::TokenGroups& groups() const { return groups_; }
+  /// The runs of one group, rising: positions [run_begin[r], run_begin[r + 1]) of groups().
+  std::span<const int32_t> runs_of(int64_t group) const {
+    const auto begin = static_cast<size_t>(group_begin_[static_cast<size_t>(group)]);
+    return std::span(group_runs_)
+        .subspan(begin, static_cast<size_t>(group_begin_[static_cast<size_t>(group) + 1]) - begin);
+  }
   const pattern::BlockMask& mask() const { return mask_; }
   int64_t tokens() const { return order_.tokens(); }
   double density() const { return density_; }
@@ -30,10 +36,12 @@ class Geometry {
   std::span<const kernel::QueryBlock> work(int64_t head) const { return work_[stored(head)]; }
 
  private:
+  void sort_runs();
   size_t stored(int64_t head) const { return visibility_.size() == 1 ? 0 : static_cast<size_t>(head); }
 
   pattern::TileOrder order_;
   pattern::TokenGroups groups_;
+  std::vector<int32_t> group_begin_, group_runs_;  // runs by group
   pattern::BlockMask mask_;
   std::vector<kernel::Visibility> visibility_;  // one when the mask is shared
   std::vector<std::vector<kernel::QueryBlock>> work_;

@@ -62,5 +62,25 @@ TEST(Geometry, RefusesAMaskThatDoesNotFit) {
   EXPECT_THROW(Geometry(grid, tile, Grid{1, 3, 4}, pattern::dense(grid, tile)), Error);
 }
 
+TEST(Geometry, RunsOfAGroupAreItsRunsInOrder) {
+  const Grid grid{5, 7, 9}, tile{2, 3, 4};
+  for (const Grid& granularity : {tile, Grid{1, 3, 2}, Grid{4, 6, 4}, Grid{1, 6, 8}}) {
+    const Geometry geometry(grid, tile, granularity, pattern::sliding_tile(grid, tile, {1, 1, 1}));
+    const auto& groups = geometry.groups();
+    size_t runs = 0;
+    for (int64_t group = 0; group < groups.count; ++group) {
+      ASSERT_FALSE(geometry.runs_of(group).empty());
+      int32_t before = -1;
+      for (const int32_t run : geometry.runs_of(group)) {
+        EXPECT_EQ(groups.run_group[static_cast<size_t>(run)], group);
+        EXPECT_GT(run, before);
+        before = run;
+        ++runs;
+      }
+    }
+    EXPECT_EQ(runs, groups.run_group.size());
+  }
+}
+
 }  // namespace
 }  // namespace fpsa::plan
