@@ -1,5 +1,7 @@
 // FPSAttention: 8-bit precision and tile sparsity by a schedule over steps. STA, FP8 and INT8 are schedules with one
 // half removed.
+#include <c10/core/GradMode.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -8,6 +10,7 @@
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/plan.h"
+#include "fpsa/ops/prepass.h"
 
 namespace fpsa::accel {
 namespace {
@@ -76,8 +79,7 @@ class Fps : public RecordingMethod {
     entry.method = name_;
     entry.density = 0;
     for (const HeadRun& run : runs) {
-      const auto plan =
-          ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern, run.setting.window);
+      const auto plan = plan_of(run, context);
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
       ops::AttentionOptions options;
       options.precision = precision_of(run.setting.quant);
@@ -91,7 +93,30 @@ class Fps : public RecordingMethod {
     return out;
   }
 
+  // Where all heads are quantised alike: a norm spans all heads, so codes of some of them are not fused with it.
+  at::Tensor compute_projected(const nn::Projections& x, const nn::AttentionContext& context, Explain& entry) override {
+    const bool gradients =
+        c10::GradMode::is_enabled() && (x.q.requires_grad() || x.k.requires_grad() || x.v.requires_grad());
+    if (gradients || !ops::preparable(x.q, x.heads)) return {};
+    check_fits(context, x.heads);
+    const auto runs = head_runs(context, x.heads);
+    if (runs.size() != 1 || runs[0].setting.quant != Quant::kE4m3) return {};
+    const auto plan = plan_of(runs[0], context);
+    auto result = ops::attention_of_projected({x.q, x.k, x.v, x.q_weight, x.k_weight, x.eps, x.heads, x.rope}, *plan,
+                                              ops::Precision::kE4m3);
+    entry.method = name_;
+    entry.density = plan->density();
+    explain(runs[0], /*several=*/false, *plan, result, entry);
+    explain_reason(runs, context, entry);
+    return result.out;
+  }
+
  private:
+  std::shared_ptr<const ops::Plan> plan_of(const HeadRun& run, const nn::AttentionContext& context) const {
+    return ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern,
+                         run.setting.window);
+  }
+
   void check_fits(const nn::AttentionContext& context, int64_t heads) {
     if (checked_grid_ == context.grid && checked_layers_ == context.num_layers && checked_heads_ == heads) return;
     schedule::check_for_grid(schedule_, context.grid);
@@ -129,6 +154,7 @@ class Fps : public RecordingMethod {
       add(entry.kernel, std::string(result.kernel));
       add(entry.isa, std::string(kernel::isa_name(result.isa)));
     }
+    if (entry.coder.empty()) entry.coder = result.coder;
   }
 
   void explain_reason(const std::vector<HeadRun>& runs, const nn::AttentionContext& context, Explain& entry) const {

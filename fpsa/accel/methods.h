@@ -23,6 +23,7 @@ struct Explain {
   std::string method;       // dense, sta, fp8, int8, fps
   std::string kernel;       // e.g. attention_fwd_e4m3_avx512bf16
   std::string isa;          // e.g. avx512bf16
+  std::string coder;        // what made the codes: prepass_e4m3_avx512, quantize_e4m3_avx2; empty without quantisation
   std::string pattern;      // e.g. "sta window (3,2,2) of tile (3,4,4)"
   double density = 1.0;     // visible (query, key) pairs / L^2, averaged over the heads
   std::string granularity;  // tokens that share a Q or K scale, "-" without quantisation
@@ -34,7 +35,7 @@ class Method : public nn::AttentionMethod {
  public:
   /// The last run's entries, ordered by (step, layer); a repeated (layer, step) keeps the latest.
   virtual std::vector<Explain> report() const = 0;
-  /// Wall seconds spent inside self_attention since construction or reset().
+  /// Wall seconds spent on attention since construction or reset(), norm and rotation included where they are fused.
   virtual double seconds() const = 0;
   /// Forgets the report and the seconds.
   virtual void reset() = 0;

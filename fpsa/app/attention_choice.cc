@@ -30,8 +30,8 @@ FoundSchedule find_schedule(const GenerateOptions& options, const std::string& c
 }
 
 bool same_work(const accel::Explain& a, const accel::Explain& b) {
-  return a.step == b.step && a.method == b.method && a.kernel == b.kernel && a.pattern == b.pattern &&
-         a.granularity == b.granularity && a.density == b.density && a.reason == b.reason;
+  return a.step == b.step && a.method == b.method && a.kernel == b.kernel && a.coder == b.coder &&
+         a.pattern == b.pattern && a.granularity == b.granularity && a.density == b.density && a.reason == b.reason;
 }
 
 }  // namespace
@@ -68,6 +68,11 @@ at::Tensor InterruptibleAttention::self_attention(const at::Tensor& q, const at:
   return method_.self_attention(q, k, v, context);
 }
 
+at::Tensor InterruptibleAttention::attend(const nn::Projections& x, const nn::AttentionContext& context) {
+  throw_if_interrupted();
+  return method_.attend(x, context);
+}
+
 std::string explain_text(const std::vector<accel::Explain>& report) {
   std::ostringstream out;
   for (size_t i = 0; i < report.size();) {
@@ -81,9 +86,9 @@ std::string explain_text(const std::vector<accel::Explain>& report) {
     } else {
       out << ' ' << entry.layer;
     }
-    out << "  " << entry.method << ": " << entry.kernel << ", " << entry.pattern << " (density " << std::fixed
-        << std::setprecision(3) << entry.density << "), granularity " << entry.granularity << "; " << entry.reason
-        << '\n';
+    out << "  " << entry.method << ": " << entry.kernel << (entry.coder.empty() ? "" : " after " + entry.coder) << ", "
+        << entry.pattern << " (density " << std::fixed << std::setprecision(3) << entry.density << "), granularity "
+        << entry.granularity << "; " << entry.reason << '\n';
     i = end;
   }
   return out.str();

@@ -31,6 +31,7 @@ class InterruptibleAttention : public nn::AttentionMethod {
   explicit InterruptibleAttention(nn::AttentionMethod& method) : method_(method) {}
   at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const nn::AttentionContext& context) override;
+  at::Tensor attend(const nn::Projections& x, const nn::AttentionContext& context) override;
 
  private:
   nn::AttentionMethod& method_;

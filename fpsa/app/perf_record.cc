@@ -79,6 +79,7 @@ nlohmann::json PerfRecord::to_json() const {
                       {"method", entry.method},
                       {"kernel", entry.kernel},
                       {"isa", entry.isa},
+                      {"coder", entry.coder},
                       {"pattern", entry.pattern},
                       {"density", entry.density},
                       {"granularity", entry.granularity},

@@ -18,6 +18,19 @@ struct AttentionContext {
   pattern::Grid grid;     // latent tokens (T, Y, X); T*Y*X == L, raster order
 };
 
+/// Queries, keys and values as the projections made them, and what makes the first two ready for attention: RMSNorm
+/// over all heads together, then the rotation of every token's pairs.
+struct Projections {
+  at::Tensor q, k, v;             // [B, L, H*D], raster token order
+  at::Tensor q_weight, k_weight;  // [H*D], of the norms
+  double eps = 0;
+  int64_t heads = 0;
+  at::Tensor rope;  // [L, 1, D/2] complex, unit numbers
+  /// Norm and rotation apart: [B, L, H*D] -> [B, L, H, D]. A method that fuses them gives the same bits.
+  at::Tensor (*prepare)(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
+                        const at::Tensor& rope) = nullptr;
+};
+
 /// Computes self-attention for one layer and step.
 class AttentionMethod {
  public:
@@ -28,6 +41,15 @@ class AttentionMethod {
   ///   Errors    throws fpsa::Error (or c10::Error from an op) when the request cannot be met
   virtual at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                     const AttentionContext& context) = 0;
+  /// The same from the projections: what a model calls. A method that does better than prepare() and
+  /// self_attention() overrides it; one that stands in front of another passes it on.
+  ///   Shapes    out [B, L, H, D]
+  ///   Numerics  the bits of prepare() and self_attention()
+  virtual at::Tensor attend(const Projections& x, const AttentionContext& context) {
+    return self_attention(x.prepare(x.q, x.q_weight, x.eps, x.heads, x.rope),
+                          x.prepare(x.k, x.k_weight, x.eps, x.heads, x.rope),
+                          x.v.view({x.v.size(0), x.v.size(1), x.heads, -1}), context);
+  }
 };
 
 }  // namespace fpsa::nn

@@ -101,7 +101,7 @@ plan::AttentionSpec spec_of(const Call& call, const AttentionOptions& options) {
 }
 
 void run(Call& call, const plan::AttentionPlan& planned) {
-  auto& [out, lse, row_max, kernel, isa] = call.result;
+  auto& [out, lse, row_max, kernel, coder, isa] = call.result;
   const plan::Inputs inputs{source_of(call.q), source_of(call.k), source_of(call.v)};
   const plan::Output output{{call.out.mutable_data_ptr(), call.out.stride(0), call.out.stride(2), call.out.stride(1)},
                             lse.defined() ? lse.mutable_data_ptr<float>() : nullptr,
@@ -110,6 +110,7 @@ void run(Call& call, const plan::AttentionPlan& planned) {
   BorrowedWorkspace workspace(planned.workspace_bytes(call.batch(), runner.workers()));
   plan::run(planned, call.batch(), inputs, call.scale, output, workspace.bytes(), runner);
   kernel = planned.entry().name;
+  if (planned.quantizer()) coder = planned.quantizer()->name;
   isa = planned.entry().isa;
 }
 

@@ -33,6 +33,7 @@ struct AttentionResult {
   at::Tensor lse;           // [B,H,Lq] F32, natural log, raster order; undefined unless wanted
   at::Tensor row_max;       // [B,H,Lq] F32, integers in log2 units, raster order; undefined unless wanted
   std::string_view kernel;  // the entry that ran
+  std::string_view coder;   // the entry that made the codes; empty at precision kNone
   kernel::Isa isa = kernel::Isa::kReference;
 };
 

@@ -1,6 +1,7 @@
 #include "fpsa/plan/prepass.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cassert>
 
@@ -9,7 +10,7 @@ namespace {
 
 // Units for each worker that even out their different lengths.
 constexpr int64_t kUnitsPerWorker = 4;
-// V goes by rows: parts with an absmax of their own, and smaller ones for the codes, that need none.
+// V goes by rows: in parts with an absmax of their own, and in smaller ones for the codes, which need none.
 constexpr int64_t kChannelParts = 64;
 constexpr int64_t kChannelRows = 256;
 
@@ -18,78 +19,163 @@ void raise(float& top, float absmax) {
   if (std::bit_cast<uint32_t>(absmax) > std::bit_cast<uint32_t>(top)) top = absmax;
 }
 
+// Where the arrays of a workspace begin, in floats.
 struct Layout {
   int64_t inverse_rms, run_absmax, channel_absmax, floats;
 
-  Layout(const Geometry& geometry, int64_t heads, int64_t dim) {
-    inverse_rms = 0;                                           // [2, L], of Q and K
-    run_absmax = inverse_rms + 2 * geometry.tokens();          // [2, runs, heads]
-    channel_absmax = run_absmax + 2 * runs(geometry) * heads;  // [parts, heads*dim]
-    floats = channel_absmax + kChannelParts * heads * dim;
+  Layout(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim) {
+    const auto runs = static_cast<int64_t>(geometry.groups().run_group.size());
+    inverse_rms = 0;                                           // [B, 2, L], of Q and K
+    run_absmax = inverse_rms + batch * 2 * geometry.tokens();  // [B, 2, runs, H]
+    channel_absmax = run_absmax + batch * 2 * runs * heads;    // [B, parts, H*D]
+    floats = channel_absmax + batch * kChannelParts * heads * dim;
   }
-  static int64_t runs(const Geometry& geometry) { return static_cast<int64_t>(geometry.groups().run_group.size()); }
+};
+
+// Units that all have to be done before others begin.
+class Stage {
+ public:
+  explicit Stage(int64_t units) : left_(units), done_(units == 0) {}
+  // The last unit to finish runs `then` before the stage is done.
+  template <class Then>
+  void finish_one(const Then& then) {
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    then();
+    done_.store(true, std::memory_order_release);
+    done_.notify_all();
+  }
+  void await() const { done_.wait(false, std::memory_order_acquire); }
+
+ private:
+  std::atomic<int64_t> left_;
+  std::atomic<bool> done_;
 };
 
 class Pass {
  public:
   Pass(const kernel::Prepass& kernel, const Geometry& geometry, const Projections& x, const PrepassOutput& output,
-       float* workspace, ParallelRunner& runner)
-      : kernel_(kernel), geometry_(geometry), x_(x), output_(output), runner_(runner) {
-    const Layout layout(geometry, x.heads, x.dim);
-    runs_ = Layout::runs(geometry);
+       float* workspace, int workers)
+      : kernel_(kernel),
+        geometry_(geometry),
+        x_(x),
+        output_(output),
+        tokens_(geometry.tokens()),
+        width_(x.heads * x.dim),
+        groups_(geometry.groups().count),
+        runs_(static_cast<int64_t>(geometry.groups().run_group.size())),
+        parts_(std::min(kChannelParts, slices())),
+        by_group_(x.batch * groups_ >= kUnitsPerWorker * workers || runs_ == groups_),
+        channels_(x.batch * parts_),
+        absmax_(by_group_ ? 0 : x.batch * runs_) {
+    const Layout layout(geometry, x.batch, x.heads, x.dim);
     inverse_rms_ = workspace + layout.inverse_rms;
     run_absmax_ = workspace + layout.run_absmax;
     channel_absmax_ = workspace + layout.channel_absmax;
   }
 
-  void tokens() {
-    const int64_t groups = geometry_.groups().count;
-    if (groups >= kUnitsPerWorker * runner_.workers() || runs_ == groups) {
-      for_each(runner_, groups, [&](int64_t group) {
-        for (int part = 0; part < 2; ++part) {
-          for (const int32_t run : geometry_.runs_of(group))
-            absmax(part, run);
-          scale_group(part, group);
-          for (const int32_t run : geometry_.runs_of(group))
-            codes(part, run);
-        }
-      });
-      return;
-    }
-    for_each(runner_, 2 * runs_, [&](int64_t unit) { absmax(static_cast<int>(unit % 2), unit / 2); });
-    for (int64_t group = 0; group < groups; ++group)
-      for (int part = 0; part < 2; ++part)
-        scale_group(part, group);
-    for_each(runner_, 2 * runs_, [&](int64_t unit) { codes(static_cast<int>(unit % 2), unit / 2); });
+  // A unit waits only for units before it, which somebody has already taken, so the wait ends.
+  int64_t units() const {
+    return x_.batch * (parts_ + (by_group_ ? groups_ : runs_) + slices() + (by_group_ ? 0 : runs_));
   }
-
-  void channels() {
-    const int64_t tokens = geometry_.tokens(), width = x_.heads * x_.dim;
-    const int64_t parts = std::min(kChannelParts, (tokens + kChannelRows - 1) / kChannelRows);
-    kernel::PrepassInput raster = input(x_.v), tiled = raster;
-    raster.x.index = nullptr;  // the order does not matter, and memory likes this one
-    for_each(runner_, parts, [&](int64_t part) {
-      float* top = channel_absmax_ + part * width;
-      std::fill_n(top, width, 0.0f);
-      kernel_.channel_absmax(raster, tokens * part / parts, tokens * (part + 1) / parts, top);
-    });
-    for (int64_t c = 0; c < width; ++c) {
-      for (int64_t part = 1; part < parts; ++part)
-        raise(channel_absmax_[c], channel_absmax_[part * width + c]);
-      output_.v_scale[c] = kernel_.scale(channel_absmax_[c]);
+  void execute(int64_t unit) {
+    const int64_t b = unit % x_.batch;
+    int64_t i = unit / x_.batch;
+    if (i < parts_) return channel_absmax(b, i);
+    i -= parts_;
+    if (by_group_) {
+      if (i < groups_) return whole_group(b, i);
+      i -= groups_;
+    } else {
+      if (i < runs_) return absmax_of_run(b, i);
+      i -= runs_;
     }
-    for_each(runner_, (tokens + kChannelRows - 1) / kChannelRows, [&](int64_t i) {
-      kernel_.channel_codes(tiled, i * kChannelRows, std::min((i + 1) * kChannelRows, tokens), output_.v_scale,
-                            output_.v);
-    });
+    if (i < slices()) return channel_codes(b, i);
+    codes_of_run(b, i - slices());
   }
 
  private:
-  kernel::PrepassInput input(const Projection& projection) const {
+  int64_t slices() const { return (tokens_ + kChannelRows - 1) / kChannelRows; }
+
+  void channel_absmax(int64_t b, int64_t part) {
+    kernel::PrepassInput in = input(x_.v, b);
+    in.x.index = nullptr;  // the order does not matter, and memory likes raster order
+    float* top = channel_absmax_ + (b * parts_ + part) * width_;
+    std::fill_n(top, width_, 0.0f);
+    kernel_.channel_absmax(in, tokens_ * part / parts_, tokens_ * (part + 1) / parts_, top);
+    channels_.finish_one([&] {
+      for (int64_t sample = 0; sample < x_.batch; ++sample)
+        scale_channels(sample);
+    });
+  }
+  void scale_channels(int64_t b) const {
+    float* top = channel_absmax_ + b * parts_ * width_;
+    for (int64_t part = 1; part < parts_; ++part)
+      for (int64_t c = 0; c < width_; ++c)
+        raise(top[c], top[part * width_ + c]);
+    for (int64_t c = 0; c < width_; ++c)
+      output_.v_scale[b * width_ + c] = kernel_.scale(top[c]);
+  }
+  void channel_codes(int64_t b, int64_t slice) const {
+    channels_.await();
+    kernel_.channel_codes(input(x_.v, b), slice * kChannelRows, std::min((slice + 1) * kChannelRows, tokens_),
+                          output_.v_scale + b * width_, output_.v + b * tokens_ * width_);
+  }
+
+  void whole_group(int64_t b, int64_t group) const {
+    for (const int part : {0, 1}) {
+      for (const int32_t run : geometry_.runs_of(group))
+        absmax(b, part, run);
+      scale_group(b, part, group);
+      for (const int32_t run : geometry_.runs_of(group))
+        codes(b, part, run);
+    }
+  }
+  void absmax_of_run(int64_t b, int64_t run) {
+    for (const int part : {0, 1})
+      absmax(b, part, run);
+    absmax_.finish_one([&] {
+      for (int64_t sample = 0; sample < x_.batch; ++sample)
+        for (int64_t group = 0; group < groups_; ++group)
+          for (const int part : {0, 1})
+            scale_group(sample, part, group);
+    });
+  }
+  void codes_of_run(int64_t b, int64_t run) const {
+    absmax_.await();
+    for (const int part : {0, 1})
+      codes(b, part, run);
+  }
+
+  // Part 0 is Q, 1 K.
+  void absmax(int64_t b, int part, int64_t run) const {
+    kernel_.absmax(input(part == 0 ? x_.q : x_.k, b), begin_of(run), begin_of(run + 1), inverse_rms(b, part),
+                   run_absmax(b, part, run));
+  }
+  // From the absmax of its runs to the scale of the group, which lies at its first run.
+  void scale_group(int64_t b, int part, int64_t group) const {
+    const auto runs = geometry_.runs_of(group);
+    float* top = run_absmax(b, part, runs.front());
+    for (const int32_t run : runs.subspan(1))
+      for (int64_t h = 0; h < x_.heads; ++h)
+        raise(top[h], run_absmax(b, part, run)[h]);
+    for (int64_t h = 0; h < x_.heads; ++h)
+      top[h] = kernel_.scale(top[h]);
+  }
+  void codes(int64_t b, int part, int64_t run) const {
+    const int64_t group = geometry_.groups().run_group[static_cast<size_t>(run)];
+    kernel_.codes(input(part == 0 ? x_.q : x_.k, b), begin_of(run), begin_of(run + 1), inverse_rms(b, part),
+                  run_absmax(b, part, geometry_.runs_of(group).front()),
+                  (part == 0 ? output_.q : output_.k) + b * tokens_ * width_,
+                  (part == 0 ? output_.q_scale : output_.k_scale) + b * tokens_ * x_.heads);
+  }
+
+  kernel::PrepassInput input(const Projection& projection, int64_t b) const {
+    const auto* data = static_cast<const std::byte*>(projection.data);
     kernel::PrepassInput in;
-    in.x = {projection.data, projection.token, geometry_.order().to_raster().data()};
+    in.x = {data + b * projection.batch * element_bytes(x_.dtype), projection.token,
+            geometry_.order().to_raster().data()};
     in.dtype = x_.dtype;
-    in.rows = geometry_.tokens();
+    in.rows = tokens_;
     in.heads = x_.heads;
     in.dim = x_.dim;
     in.weight = projection.weight;
@@ -97,54 +183,35 @@ class Pass {
     in.turns = x_.turns;
     return in;
   }
-  // Part 0 is Q, 1 K.
-  kernel::PrepassInput token_input(int part) const { return input(part == 0 ? x_.q : x_.k); }
-  float* inverse_rms(int part) const { return inverse_rms_ + part * geometry_.tokens(); }
-  float* run_absmax(int part, int64_t run) const { return run_absmax_ + (part * runs_ + run) * x_.heads; }
+  float* inverse_rms(int64_t b, int part) const { return inverse_rms_ + (b * 2 + part) * tokens_; }
+  float* run_absmax(int64_t b, int part, int64_t run) const {
+    return run_absmax_ + ((b * 2 + part) * runs_ + run) * x_.heads;
+  }
   int64_t begin_of(int64_t run) const { return geometry_.groups().run_begin[static_cast<size_t>(run)]; }
-
-  void absmax(int part, int64_t run) const {
-    kernel_.absmax(token_input(part), begin_of(run), begin_of(run + 1), inverse_rms(part), run_absmax(part, run));
-  }
-  // From the absmax of its runs to the scale of the group, which lies at its first run.
-  void scale_group(int part, int64_t group) const {
-    const auto runs = geometry_.runs_of(group);
-    float* top = run_absmax(part, runs.front());
-    for (int64_t h = 0; h < x_.heads; ++h) {
-      for (const int32_t run : runs.subspan(1))
-        raise(top[h], run_absmax(part, run)[h]);
-      top[h] = kernel_.scale(top[h]);
-    }
-  }
-  void codes(int part, int64_t run) const {
-    const int64_t group = geometry_.groups().run_group[static_cast<size_t>(run)];
-    kernel_.codes(token_input(part), begin_of(run), begin_of(run + 1), inverse_rms(part),
-                  run_absmax(part, geometry_.runs_of(group).front()), part == 0 ? output_.q : output_.k,
-                  part == 0 ? output_.q_scale : output_.k_scale);
-  }
 
   const kernel::Prepass& kernel_;
   const Geometry& geometry_;
   const Projections& x_;
   const PrepassOutput& output_;
-  ParallelRunner& runner_;
-  int64_t runs_ = 0;
+  const int64_t tokens_, width_, groups_, runs_, parts_;
+  const bool by_group_;
+  Stage channels_, absmax_;
   float *inverse_rms_ = nullptr, *run_absmax_ = nullptr, *channel_absmax_ = nullptr;
 };
 
 }  // namespace
 
-int64_t prepass_workspace_bytes(const Geometry& geometry, int64_t heads, int64_t dim) {
-  return Layout(geometry, heads, dim).floats * static_cast<int64_t>(sizeof(float));
+int64_t prepass_workspace_bytes(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim) {
+  return Layout(geometry, batch, heads, dim).floats * static_cast<int64_t>(sizeof(float));
 }
 
 void prepass(const kernel::Prepass& kernel, const Geometry& geometry, const Projections& projections,
              const PrepassOutput& output, std::span<std::byte> workspace, ParallelRunner& runner) {
   assert(static_cast<int64_t>(workspace.size()) >=
-         prepass_workspace_bytes(geometry, projections.heads, projections.dim));
-  Pass pass(kernel, geometry, projections, output, reinterpret_cast<float*>(workspace.data()), runner);
-  pass.channels();
-  pass.tokens();
+         prepass_workspace_bytes(geometry, projections.batch, projections.heads, projections.dim));
+  if (projections.batch < 1) return;
+  Pass pass(kernel, geometry, projections, output, reinterpret_cast<float*>(workspace.data()), runner.workers());
+  for_each(runner, pass.units(), [&](int64_t unit) { pass.execute(unit); });
 }
 
 }  // namespace fpsa::plan

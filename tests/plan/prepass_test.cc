@@ -10,17 +10,17 @@ namespace {
 
 using pattern::Grid;
 
-constexpr int64_t kHeads = 3, kDim = 40, kWidth = kHeads * kDim;
+constexpr int64_t kBatch = 2, kHeads = 3, kDim = 40, kWidth = kHeads * kDim;
 constexpr Grid kGrid{5, 7, 9}, kTile{2, 3, 4};
 
-// The three projections of one sample, with room between the rows.
-struct Sample {
-  Sample(kernel::Dtype dtype, int64_t tokens) : tokens(tokens) {
+// The three projections of two samples, with room between the rows.
+struct Samples {
+  Samples(kernel::Dtype dtype, int64_t tokens) : tokens(tokens) {
     std::mt19937_64 random(17);
     std::normal_distribution<float> normal;
     for (auto& x : rows) {
-      x.resize(static_cast<size_t>(tokens * kStride * element_bytes(dtype)));
-      for (size_t i = 0; i < static_cast<size_t>(tokens * kStride); ++i) {
+      x.resize(static_cast<size_t>(kBatch * tokens * kStride * element_bytes(dtype)));
+      for (size_t i = 0; i < static_cast<size_t>(kBatch * tokens * kStride); ++i) {
         const float value = normal(random);
         const uint16_t bf16 = numeric::bf16_from_f32(value);
         const auto bytes = static_cast<size_t>(element_bytes(dtype));
@@ -35,10 +35,11 @@ struct Sample {
       turns.push_back(std::cos(angle));
       turns.push_back(std::sin(angle));
     }
-    x.q = {rows[0].data(), kStride, q_weight.data()};
-    x.k = {rows[1].data(), kStride, k_weight.data()};
-    x.v = {rows[2].data(), kStride, nullptr};
+    x.q = {rows[0].data(), tokens * kStride, kStride, q_weight.data()};
+    x.k = {rows[1].data(), tokens * kStride, kStride, k_weight.data()};
+    x.v = {rows[2].data(), tokens * kStride, kStride, nullptr};
     x.dtype = dtype;
+    x.batch = kBatch;
     x.heads = kHeads;
     x.dim = kDim;
     x.eps = 1e-6f;
@@ -52,11 +53,11 @@ struct Sample {
 };
 
 struct Coded {
-  explicit Coded(int64_t tokens) : v_scale(static_cast<size_t>(kWidth), -1.0f) {
+  explicit Coded(int64_t tokens) : v_scale(static_cast<size_t>(kBatch * kWidth), -1.0f) {
     for (auto& c : codes)
-      c.assign(static_cast<size_t>(tokens * kWidth), 0xa5);
+      c.assign(static_cast<size_t>(kBatch * tokens * kWidth), 0xa5);
     for (auto& s : scale)
-      s.assign(static_cast<size_t>(tokens * kHeads), -1.0f);
+      s.assign(static_cast<size_t>(kBatch * tokens * kHeads), -1.0f);
   }
   PrepassOutput output() {
     return {codes[0].data(), codes[1].data(), codes[2].data(), scale[0].data(), scale[1].data(), v_scale.data()};
@@ -66,42 +67,49 @@ struct Coded {
   std::vector<float> scale[2], v_scale;
 };
 
-Coded fused(const Geometry& geometry, const Sample& sample, ParallelRunner& runner) {
-  Coded result(sample.tokens);
-  Workspace workspace(prepass_workspace_bytes(geometry, kHeads, kDim));
-  prepass(kernel::prepass(kernel::Dtype::kE4m3).kernel, geometry, sample.x, result.output(), workspace.bytes(), runner);
+Coded fused(const Geometry& geometry, const Samples& samples, ParallelRunner& runner) {
+  Coded result(samples.tokens);
+  Workspace workspace(prepass_workspace_bytes(geometry, kBatch, kHeads, kDim));
+  prepass(kernel::prepass(kernel::Dtype::kE4m3).kernel, geometry, samples.x, result.output(), workspace.bytes(),
+          runner);
   return result;
 }
 
 // Raster rows of Q or K, normed and rotated.
-std::vector<uint8_t> prepared(const Sample& sample, const Projection& projection) {
-  std::vector<uint8_t> rows(static_cast<size_t>(sample.tokens * kWidth * element_bytes(sample.x.dtype)));
+std::vector<uint8_t> prepared(const Samples& samples, const Projection& projection) {
+  const int64_t element = element_bytes(samples.x.dtype), sample = samples.tokens * kWidth * element;
+  std::vector<uint8_t> rows(static_cast<size_t>(kBatch * sample));
   kernel::PrepassInput in;
-  in.x = {projection.data, projection.token, nullptr};
-  in.dtype = sample.x.dtype;
-  in.rows = sample.tokens;
+  in.dtype = samples.x.dtype;
+  in.rows = samples.tokens;
   in.heads = kHeads;
   in.dim = kDim;
   in.weight = projection.weight;
-  in.eps = sample.x.eps;
-  in.turns = sample.x.turns;
-  kernel::prepass(kernel::Dtype::kE4m3).kernel.prepare(in, 0, in.rows, rows.data());
+  in.eps = samples.x.eps;
+  in.turns = samples.x.turns;
+  for (int64_t b = 0; b < kBatch; ++b) {
+    in.x = {static_cast<const uint8_t*>(projection.data) + b * projection.batch * element, projection.token, nullptr};
+    kernel::prepass(kernel::Dtype::kE4m3).kernel.prepare(in, 0, in.rows, rows.data() + b * sample);
+  }
   return rows;
 }
 
-Coded apart(const Geometry& geometry, const Sample& sample) {
-  Coded result(sample.tokens);
+Coded apart(const Geometry& geometry, const Samples& samples) {
+  Coded result(samples.tokens);
   SerialRunner runner;
   const auto& kernel = kernel::quantize().kernel;
-  std::vector<float> group_scale(static_cast<size_t>(kHeads * geometry.groups().count));
-  const Projection* projections[] = {&sample.x.q, &sample.x.k};
+  std::vector<float> group_scale(static_cast<size_t>(kBatch * kHeads * geometry.groups().count));
+  const Projection* projections[] = {&samples.x.q, &samples.x.k};
   for (int i = 0; i < 2; ++i) {
-    const auto rows = prepared(sample, *projections[i]);
-    quantize_tokens(kernel, geometry, {{rows.data(), 0, kDim, kWidth}, sample.x.dtype, 1, kHeads, kDim},
+    const auto rows = prepared(samples, *projections[i]);
+    quantize_tokens(kernel, geometry,
+                    {{rows.data(), samples.tokens * kWidth, kDim, kWidth}, samples.x.dtype, kBatch, kHeads, kDim},
                     result.codes[i].data(), group_scale.data(), result.scale[i].data(), runner);
   }
-  quantize_channels(kernel, geometry, {{sample.x.v.data, 0, kDim, sample.x.v.token}, sample.x.dtype, 1, kHeads, kDim},
-                    result.codes[2].data(), result.v_scale.data(), runner);
+  quantize_channels(
+      kernel, geometry,
+      {{samples.x.v.data, samples.x.v.batch, kDim, samples.x.v.token}, samples.x.dtype, kBatch, kHeads, kDim},
+      result.codes[2].data(), result.v_scale.data(), runner);
   return result;
 }
 
@@ -116,10 +124,10 @@ TEST(Prepass, EqualsNormRotationAndQuantisationApart) {
     for (const Grid& granularity : {kTile, Grid{1, 1, 1}, Grid{2, 1, 2}, Grid{4, 3, 4}, Grid{1, 6, 4}, Grid{4, 6, 8},
                                     Grid{8, 9, 12}}) {  // finer, coarser, both, and one group for all
       const Geometry geometry = geometry_of(kGrid, kTile, granularity);
-      const Sample sample(dtype, geometry.tokens());
-      const Coded expected = apart(geometry, sample);
-      EXPECT_TRUE(fused(geometry, sample, serial) == expected) << pattern::to_string(granularity);
-      EXPECT_TRUE(fused(geometry, sample, pool) == expected) << pattern::to_string(granularity) << " three threads";
+      const Samples samples(dtype, geometry.tokens());
+      const Coded expected = apart(geometry, samples);
+      EXPECT_TRUE(fused(geometry, samples, serial) == expected) << pattern::to_string(granularity);
+      EXPECT_TRUE(fused(geometry, samples, pool) == expected) << pattern::to_string(granularity) << " three threads";
     }
 }
 
@@ -127,46 +135,53 @@ TEST(Prepass, TakesAnyGrid) {
   SerialRunner serial;
   for (const Grid& grid : {Grid{1, 1, 1}, Grid{1, 1, 5}, Grid{3, 1, 1}, Grid{4, 30, 41}}) {
     const Geometry geometry = geometry_of(grid, kTile, kTile);
-    const Sample sample(kernel::Dtype::kBf16, geometry.tokens());
-    EXPECT_TRUE(fused(geometry, sample, serial) == apart(geometry, sample)) << pattern::to_string(grid);
+    const Samples samples(kernel::Dtype::kBf16, geometry.tokens());
+    EXPECT_TRUE(fused(geometry, samples, serial) == apart(geometry, samples)) << pattern::to_string(grid);
   }
 }
 
 TEST(Prepass, ABadValueReachesItsGroupAndNoOther) {
   SerialRunner serial;
   const Geometry geometry = geometry_of(kGrid, kTile, kTile);
-  Sample sample(kernel::Dtype::kF32, geometry.tokens());
-  const Coded good = fused(geometry, sample, serial);
+  Samples samples(kernel::Dtype::kF32, geometry.tokens());
+  const Coded good = fused(geometry, samples, serial);
   const int32_t bad = geometry.order().to_raster()[0];
   const float nan = std::nanf("");
-  std::memcpy(sample.rows[1].data() + bad * Sample::kStride * 4, &nan, 4);
-  const Coded got = fused(geometry, sample, serial);
+  std::memcpy(samples.rows[1].data() + bad * Samples::kStride * 4, &nan, 4);
+  const Coded got = fused(geometry, samples, serial);
   const auto tokens = static_cast<size_t>(geometry.tokens());
-  for (size_t i = 0; i < tokens; ++i)
-    EXPECT_EQ(std::isnan(got.scale[1][i]), geometry.groups().of_token[i] == geometry.groups().of_token[0]) << i;
+  for (size_t i = 0; i < got.scale[1].size(); ++i) {
+    const bool first_sample = i < kHeads * tokens;
+    EXPECT_EQ(std::isnan(got.scale[1][i]),
+              first_sample && geometry.groups().of_token[i % tokens] == geometry.groups().of_token[0])
+        << i;
+  }
   EXPECT_EQ(got.codes[0], good.codes[0]);
 }
 
 TEST(Prepass, FeedsRunCodesWithTheBytesOfRun) {
   SerialRunner serial;
   const auto geometry = std::make_shared<const Geometry>(geometry_of(kGrid, kTile, {4, 3, 2}));
-  const Sample sample(kernel::Dtype::kBf16, geometry->tokens());
+  const Samples samples(kernel::Dtype::kBf16, geometry->tokens());
   AttentionSpec spec;
   spec.heads = kHeads;
   spec.dim = kDim;
   spec.dtype = kernel::Dtype::kBf16;
   spec.precision = Precision::kE4m3;
   const AttentionPlan plan(geometry, spec);
-  Workspace workspace(plan.workspace_bytes(1, 1));
-  const auto q = prepared(sample, sample.x.q), k = prepared(sample, sample.x.k);
-  std::vector<uint16_t> expected(static_cast<size_t>(sample.tokens * kWidth)), got(expected.size());
-  run(plan, 1, {{q.data(), 0, kDim, kWidth}, {k.data(), 0, kDim, kWidth}, {sample.x.v.data, 0, kDim, Sample::kStride}},
-      0.2f, {{expected.data(), 0, kDim, kWidth}}, workspace.bytes(), serial);
-  const Coded codes = fused(*geometry, sample, serial);
-  auto source = [&](int i) { return Source{codes.codes[i].data(), 0, sample.tokens * kDim, kDim}; };
-  run_codes(plan, 1,
+  Workspace workspace(plan.workspace_bytes(kBatch, 1));
+  const int64_t sample = samples.tokens * kWidth;
+  const auto q = prepared(samples, samples.x.q), k = prepared(samples, samples.x.k);
+  std::vector<uint16_t> expected(static_cast<size_t>(kBatch * sample)), got(expected.size());
+  auto rows = [&](const void* x) { return Source{x, sample, kDim, kWidth}; };
+  const Source v{samples.x.v.data, samples.x.v.batch, kDim, samples.x.v.token};
+  run(plan, kBatch, {rows(q.data()), rows(k.data()), v}, 0.2f, {{expected.data(), sample, kDim, kWidth}},
+      workspace.bytes(), serial);
+  const Coded codes = fused(*geometry, samples, serial);
+  auto source = [&](int i) { return Source{codes.codes[i].data(), sample, samples.tokens * kDim, kDim}; };
+  run_codes(plan, kBatch,
             {source(0), source(1), source(2), codes.scale[0].data(), codes.scale[1].data(), codes.v_scale.data()}, 0.2f,
-            {{got.data(), 0, kDim, kWidth}}, workspace.bytes(), serial);
+            {{got.data(), sample, kDim, kWidth}}, workspace.bytes(), serial);
   EXPECT_EQ(got, expected);
 }
 

@@ -204,9 +204,16 @@ at::Tensor WanDit::run_layer(const Layer& layer, at::Tensor x, const Conditions&
   auto in_heads = [&](const at::Tensor& v) { return v.view({v.size(0), v.size(1), heads, -1}); };
 
   at::Tensor h = modulated_norm(x, modulation[1] + 1.0, modulation[0], eps, compute_dtype_);
-  at::Tensor attended = attention.self_attention(norm_heads(layer.self.q(h), layer.self.norm_q, eps, heads, c.rope),
-                                                 norm_heads(layer.self.k(h), layer.self.norm_k, eps, heads, c.rope),
-                                                 in_heads(layer.self.v(h)), context);
+  at::Tensor attended = attention.attend({.q = layer.self.q(h),
+                                          .k = layer.self.k(h),
+                                          .v = layer.self.v(h),
+                                          .q_weight = layer.self.norm_q,
+                                          .k_weight = layer.self.norm_k,
+                                          .eps = eps,
+                                          .heads = heads,
+                                          .rope = c.rope,
+                                          .prepare = &norm_heads},
+                                         context);
   x = add_residual(x, layer.self.out(attended.reshape(h.sizes())), modulation[2]);
 
   h = config_.cross_attn_norm

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "fpsa/models/wan/dit_rows.h"
+#include "fpsa/ops/prepass.h"
 
 namespace fpsa::models::wan {
 namespace {
@@ -49,31 +50,14 @@ at::Tensor contiguous_f32(const at::Tensor& t) {
   return t.to(at::kFloat).contiguous();
 }
 
-// The table as cos, sin, cos, sin ... F32; empty without one, since autograd takes no undefined argument.
-at::Tensor real_table(const at::Tensor& table) {
-  return table.defined() ? at::view_as_real(table).contiguous() : at::empty({0}, at::kFloat);
-}
-
-rows::NormHeads norm_heads_args(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& turns, double eps,
+rows::NormHeads norm_heads_args(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& table, double eps,
                                 int64_t heads) {
   return {.weight = weight.const_data_ptr<float>(),
-          .turns = turns.numel() > 0 ? turns.const_data_ptr<float>() : nullptr,
+          .turns = table.defined() ? static_cast<const float*>(table.const_data_ptr()) : nullptr,
           .length = x.size(1),
           .width = x.size(2),
           .head_dim = x.size(2) / heads,
           .eps = static_cast<float>(eps)};
-}
-
-at::Tensor norm_heads_forward(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
-                              const at::Tensor& turns) {
-  at::Tensor result = at::empty({x.size(0), x.size(1), heads, x.size(2) / heads}, x.options());
-  const rows::NormHeads p = norm_heads_args(x, weight, turns, eps, heads);
-  by_type(x.scalar_type(), [&](auto* type) {
-    at::parallel_for(0, x.size(0) * x.size(1), kGrain, [&](int64_t begin, int64_t end) {
-      rows::norm_heads(p, in(x, type), out(result, type), begin, end);
-    });
-  });
-  return result;
 }
 
 class NormHeads : public torch::autograd::Function<NormHeads> {
@@ -85,7 +69,7 @@ class NormHeads : public torch::autograd::Function<NormHeads> {
     ctx->save_for_backward({x, w, turns});
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["heads"] = heads;
-    return norm_heads_forward(x, w, eps, heads, turns);
+    return ops::prepare_heads(x, w, eps, heads, turns);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
@@ -225,11 +209,12 @@ at::Tensor norm_heads_composed(const at::Tensor& x, const at::Tensor& weight, do
 
 at::Tensor norm_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
                       const at::Tensor& table) {
-  if (!fusable(x, x.size(2) / heads)) return norm_heads_composed(x, weight, eps, heads, table);
-  at::Tensor turns = real_table(table);
-  if (c10::GradMode::is_enabled())
-    return NormHeads::apply(x.contiguous(), weight, eps, heads, turns.defined() ? std::optional(turns) : std::nullopt);
-  return norm_heads_forward(x.contiguous(), contiguous_f32(weight), eps, heads, turns);
+  if (c10::GradMode::is_enabled()) {
+    if (!fusable(x, x.size(2) / heads)) return norm_heads_composed(x, weight, eps, heads, table);
+    return NormHeads::apply(x.contiguous(), weight, eps, heads, table.defined() ? std::optional(table) : std::nullopt);
+  }
+  return ops::preparable(x, heads) ? ops::prepare_heads(x, weight, eps, heads, table)
+                                   : norm_heads_composed(x, weight, eps, heads, table);
 }
 
 at::Tensor modulated_norm_composed(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps,

@@ -1,8 +1,9 @@
 // The pointwise work between the transformer's matrix products, one pass over memory each.
 //
 // Every function has a fused form (CPU, F32 or BF16, widths that are a multiple of 16) and a composed form of torch
-// operators, which serves every other case and defines the derivative. Both compute in F32 (F64 for F64 input) and
-// round once at the end. All are differentiable in every tensor argument but the table.
+// operators, which serves every other case and defines the derivative. Norm and rotation are ops::prepare_heads, so
+// that quantised attention, which does them on the way (ops/prepass.h), has their bits. Both compute in F32 (F64 for
+// F64 input) and round once at the end. All are differentiable in every tensor argument but the table.
 #pragma once
 
 #include <ATen/ATen.h>

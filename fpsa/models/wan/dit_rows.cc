@@ -16,27 +16,6 @@ FPSA_INLINE F32x16 turn(F32x16 v, F32x16 t, F32x16 direction) {
   return v * cosines + swapped * (sines * direction);
 }
 
-template <class T>
-FPSA_INLINE void norm_heads_body(const NormHeads& p, const T* x, T* out, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row) {
-    const T* in = x + row * p.width;
-    T* to = out + row * p.width;
-    const float* turns = p.turns == nullptr ? nullptr : p.turns + (row % p.length) * p.head_dim;
-    F32x16 squares = {};
-    for (int64_t i = 0; i < p.width; i += kLanes) {
-      F32x16 v = load(in + i);
-      squares += v * v;
-    }
-    const float inverse = 1.0F / __builtin_sqrtf(sum(squares) / static_cast<float>(p.width) + p.eps);
-    for (int64_t head = 0; head < p.width; head += p.head_dim)
-      for (int64_t d = 0; d < p.head_dim; d += kLanes) {
-        F32x16 v = load(in + head + d) * inverse * load(p.weight + head + d);
-        if (turns != nullptr) v = turn(v, load(turns + d), kForward);
-        store(to + head + d, v);
-      }
-  }
-}
-
 // y = x * r * w with r = (mean(x^2) + eps)^-1/2, so dx = r * (dy * w) - x * r^3 * mean(dy * w * x).
 template <class T>
 FPSA_INLINE void norm_heads_backward_body(const NormHeads& p, const T* x, const T* grad, T* dx, float* dweight,
@@ -146,9 +125,6 @@ FPSA_INLINE void add_gated_backward_body(const float* grad, const T* y, const fl
 }  // namespace
 
 #define FPSA_ENTRIES(T)                                                                                               \
-  FPSA_CLONES void norm_heads(const NormHeads& p, const T* x, T* out, int64_t begin, int64_t end) noexcept {          \
-    norm_heads_body(p, x, out, begin, end);                                                                           \
-  }                                                                                                                   \
   FPSA_CLONES void norm_heads_backward(const NormHeads& p, const T* x, const T* grad, T* dx, float* dweight,          \
                                        int64_t begin, int64_t end) noexcept {                                         \
     norm_heads_backward_body(p, x, grad, dx, dweight, begin, end);                                                    \

@@ -9,17 +9,15 @@
 
 namespace fpsa::models::wan::rows {
 
-/// RMSNorm of whole rows, times weight [width], then in every head of `head_dim` (a multiple of 16) the rotation of
-/// neighbouring pairs by `turns`: cos, sin, cos, sin ... [length, head_dim], row r of x using row r % length; null:
-/// none.
+/// What ops::prepare_heads() computes: RMSNorm of whole rows, times weight [width], then in every head of `head_dim`
+/// (a multiple of 16) the rotation of neighbouring pairs by `turns`: cos, sin, cos, sin ... [length, head_dim], row r
+/// of x using row r % length; null: none.
 struct NormHeads {
   const float* weight;
   const float* turns;
   int64_t length, width, head_dim;
   float eps;
 };
-void norm_heads(const NormHeads& p, const float* x, float* out, int64_t begin, int64_t end) noexcept;
-void norm_heads(const NormHeads& p, const Bf16* x, Bf16* out, int64_t begin, int64_t end) noexcept;
 /// dx of rows [begin, end) and adds their share to dweight [width].
 void norm_heads_backward(const NormHeads& p, const float* x, const float* grad, float* dx, float* dweight,
                          int64_t begin, int64_t end) noexcept;
