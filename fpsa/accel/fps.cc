@@ -96,7 +96,8 @@ class Fps : public RecordingMethod {
   // Where all heads are quantised alike: a norm spans all heads, so codes of some of them are not fused with it.
   at::Tensor compute_projected(const nn::Projections& x, const nn::AttentionContext& context, Explain& entry) override {
     const bool gradients =
-        c10::GradMode::is_enabled() && (x.q.requires_grad() || x.k.requires_grad() || x.v.requires_grad());
+        c10::GradMode::is_enabled() && (x.q.requires_grad() || x.k.requires_grad() || x.v.requires_grad() ||
+                                        x.q_weight.requires_grad() || x.k_weight.requires_grad());
     if (gradients || !ops::preparable(x.q, x.heads)) return {};
     check_fits(context, x.heads);
     const auto runs = head_runs(context, x.heads);

@@ -209,12 +209,13 @@ at::Tensor norm_heads_composed(const at::Tensor& x, const at::Tensor& weight, do
 
 at::Tensor norm_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
                       const at::Tensor& table) {
-  if (c10::GradMode::is_enabled()) {
-    if (!fusable(x, x.size(2) / heads)) return norm_heads_composed(x, weight, eps, heads, table);
+  const bool differentiating = c10::GradMode::is_enabled();
+  // The backward needs whole vectors.
+  if (!ops::preparable(x, heads) || (differentiating && !fusable(x, x.size(2) / heads)))
+    return norm_heads_composed(x, weight, eps, heads, table);
+  if (differentiating)
     return NormHeads::apply(x.contiguous(), weight, eps, heads, table.defined() ? std::optional(table) : std::nullopt);
-  }
-  return ops::preparable(x, heads) ? ops::prepare_heads(x, weight, eps, heads, table)
-                                   : norm_heads_composed(x, weight, eps, heads, table);
+  return ops::prepare_heads(x, weight, eps, heads, table);
 }
 
 at::Tensor modulated_norm_composed(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps,
