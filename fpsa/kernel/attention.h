@@ -39,6 +39,8 @@ struct AttentionOut {
   const int32_t* index = nullptr;
   float* lse = nullptr;      // [queries] or null, contiguous, written at the same index
   float* row_max = nullptr;  // [queries] or null, likewise
+  void* exact = nullptr;     // [queries,D] of `dtype`, or null: out as it would be with unrounded P; for the backward
+  int64_t exact_stride = 0;  // in elements
 };
 
 struct KeyRange {
@@ -53,7 +55,7 @@ struct QueryBlock {
 };
 
 /// Attention forward: out = softmax(softmax_scale * q k^T over the visible keys) v, for one block of query rows.
-///   Shapes    q [queries,D]; k,v [keys,D]; out [queries,D]; lse, row_max [queries]; D a multiple of 8, 8 to 256
+///   Shapes    q [queries,D]; k,v [keys,D]; out, exact [queries,D]; lse, row_max [queries]; D a multiple of 8, 8 to 256
 ///   Layout    rows by position through RowsView; packed and scratch 64-byte aligned
 ///   Units     real = code x scale; lse natural log; row_max in log2 units, an integer held as F32
 ///   Requires  pack() for all keys before run(); no output overlaps an input
@@ -63,13 +65,15 @@ struct QueryBlock {
 ///             m = the running ceil(max S2); P = 2^(S2 - m). The row sum adds the unrounded P in F32. P enters the
 ///             second product as F32 (f32 entries), as BF16 or better (bf16 entries), or as the exact value of the
 ///             code E4M3(256 P) (e4m3 entries; undone by 1/256). m may run over any blocks of keys: codes differ by
-///             that only below 2^-14 of the row's largest P. Accumulators F32 (reference: F64).
+///             that only below 2^-14 of the row's largest P. Accumulators F32 (reference: F64). `exact` has P as F32 or
+///             BF16 in the place of its code; where P is not coded it equals out.
 ///             int8 entries: codes in [-127, 127]; dot is an exact int32; S2 = (F32(dot) * (F32(log2(e) softmax_scale)
 ///             * q_scale[i])) * k_scale[j], every product rounded to F32, so S2 and m have the same bits in every
 ///             entry. P enters as the u8 code nearest to 255 P, ties to even; the second product is an exact int32 sum
 ///             over each block of keys, or over several under one m, added to the F32 accumulators; out = accumulator *
 ///             v_scale[d] / (255 sum). A code made under an m that later rises by r is 2^r times finer than one made
 ///             under the last m, so entries whose blocks differ agree to less than one code of the last m per key.
+///             They have no backward, and `exact` must be null.
 ///             Tolerances: kAttentionF32, kAttentionBf16, kAttentionE4m3*, kAttentionInt8*
 ///   Threads   run() writes the rows of its block and its scratch, nothing else; a row's bits depend neither on
 ///             the block it is in nor on how its visible keys are cut into ranges. pack() of disjoint ranges may run at

@@ -5,10 +5,14 @@
 #include <atomic>
 
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/reference/attention_bwd.h"
 #include "fpsa/kernel/reference/attention_fwd.h"
 #include "fpsa/kernel/reference/prepass.h"
 #include "fpsa/kernel/reference/quantize.h"
 #if FPSA_KERNEL_X86
+#include "fpsa/kernel/cpu/attention_bwd_avx2.h"
+#include "fpsa/kernel/cpu/attention_bwd_avx512.h"
+#include "fpsa/kernel/cpu/attention_bwd_avx512bf16.h"
 #include "fpsa/kernel/cpu/attention_fwd_amx.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx2.h"
 #include "fpsa/kernel/cpu/attention_fwd_avx512.h"
@@ -45,6 +49,25 @@ const auto& attention_table() {
         {"attention_fwd_bf16_amx", Isa::kAmx, Dtype::kBf16, cpu::attention_fwd_bf16_amx()},
         {"attention_fwd_e4m3_amx", Isa::kAmx, Dtype::kE4m3, cpu::attention_fwd_e4m3_amx()},
         {"attention_fwd_int8_amx", Isa::kAmx, Dtype::kInt8, cpu::attention_fwd_int8_amx()},
+#endif
+  });
+  return table;
+}
+
+const auto& attention_bwd_table() {
+  static const auto table = std::to_array<AttentionBwdEntry>({
+    {"attention_bwd_f32_reference", Isa::kReference, Dtype::kF32, reference::attention_bwd_f32()},
+        {"attention_bwd_bf16_reference", Isa::kReference, Dtype::kBf16, reference::attention_bwd_bf16()},
+        {"attention_bwd_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::attention_bwd_e4m3()},
+#if FPSA_KERNEL_X86
+        {"attention_bwd_f32_avx2", Isa::kAvx2, Dtype::kF32, cpu::attention_bwd_f32_avx2()},
+        {"attention_bwd_bf16_avx2", Isa::kAvx2, Dtype::kBf16, cpu::attention_bwd_bf16_avx2()},
+        {"attention_bwd_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::attention_bwd_e4m3_avx2()},
+        {"attention_bwd_f32_avx512", Isa::kAvx512, Dtype::kF32, cpu::attention_bwd_f32_avx512()},
+        {"attention_bwd_bf16_avx512", Isa::kAvx512, Dtype::kBf16, cpu::attention_bwd_bf16_avx512()},
+        {"attention_bwd_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::attention_bwd_e4m3_avx512()},
+        {"attention_bwd_bf16_avx512bf16", Isa::kAvx512Bf16, Dtype::kBf16, cpu::attention_bwd_bf16_avx512bf16()},
+        {"attention_bwd_e4m3_avx512bf16", Isa::kAvx512Bf16, Dtype::kE4m3, cpu::attention_bwd_e4m3_avx512bf16()},
 #endif
   });
   return table;
@@ -98,6 +121,9 @@ std::string_view dtype_name(Dtype dtype) {
 std::span<const AttentionFwdEntry> attention_fwd_entries() {
   return attention_table();
 }
+std::span<const AttentionBwdEntry> attention_bwd_entries() {
+  return attention_bwd_table();
+}
 std::span<const QuantizeEntry> quantize_entries() {
   return quantize_table();
 }
@@ -108,6 +134,13 @@ std::span<const PrepassEntry> prepass_entries() {
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level) {
   const AttentionFwdEntry* best = nullptr;
   for (const auto& entry : attention_fwd_entries())
+    if (entry.dtype == dtype && entry.isa <= level) best = &entry;
+  return *best;
+}
+
+const AttentionBwdEntry& attention_bwd_at(Dtype dtype, Isa level) {
+  const AttentionBwdEntry* best = nullptr;
+  for (const auto& entry : attention_bwd_entries())
     if (entry.dtype == dtype && entry.isa <= level) best = &entry;
   return *best;
 }
@@ -150,6 +183,9 @@ Isa current_isa() {
 const AttentionFwdEntry& attention_fwd(Dtype dtype) {
   return attention_fwd_at(dtype, current_isa());
 }
+const AttentionBwdEntry& attention_bwd(Dtype dtype) {
+  return attention_bwd_at(dtype, current_isa());
+}
 const QuantizeEntry& quantize(Dtype codes) {
   return quantize_at(codes, current_isa());
 }
@@ -161,6 +197,8 @@ std::vector<std::string> selected() {
   std::vector<std::string> names;
   for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3, Dtype::kInt8})
     names.emplace_back(attention_fwd(dtype).name);
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16, Dtype::kE4m3})
+    names.emplace_back(attention_bwd(dtype).name);
   for (const Dtype codes : {Dtype::kE4m3, Dtype::kInt8})
     names.emplace_back(quantize(codes).name);
   names.emplace_back(prepass(Dtype::kE4m3).name);

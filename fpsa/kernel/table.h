@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fpsa/kernel/attention.h"
+#include "fpsa/kernel/attention_bwd.h"
 #include "fpsa/kernel/cpu/isa.h"
 #include "fpsa/kernel/prepass.h"
 #include "fpsa/kernel/quantize.h"
@@ -20,6 +21,13 @@ struct AttentionFwdEntry {
   Isa isa;
   Dtype dtype;
   AttentionFwd kernel;
+};
+
+struct AttentionBwdEntry {
+  std::string_view name;  // attention_bwd_<dtype>_<isa>
+  Isa isa;
+  Dtype dtype;
+  AttentionBwd kernel;
 };
 
 struct QuantizeEntry {
@@ -40,11 +48,13 @@ std::string_view dtype_name(Dtype dtype);
 
 /// Every entry in the build, lowest level first; those above detected_isa() must not be called.
 std::span<const AttentionFwdEntry> attention_fwd_entries();
+std::span<const AttentionBwdEntry> attention_bwd_entries();
 std::span<const QuantizeEntry> quantize_entries();
 std::span<const PrepassEntry> prepass_entries();
 
 /// The entry that serves at a level: the highest one not above it.
 const AttentionFwdEntry& attention_fwd_at(Dtype dtype, Isa level);
+const AttentionBwdEntry& attention_bwd_at(Dtype dtype, Isa level);
 const QuantizeEntry& quantize_at(Dtype codes, Isa level);
 const PrepassEntry& prepass_at(Dtype codes, Isa level);
 
@@ -57,6 +67,7 @@ Isa current_isa();
 
 /// The entries that serve at current_isa().
 const AttentionFwdEntry& attention_fwd(Dtype dtype);
+const AttentionBwdEntry& attention_bwd(Dtype dtype);
 const QuantizeEntry& quantize(Dtype codes = Dtype::kE4m3);
 const PrepassEntry& prepass(Dtype codes);
 /// Their names, for people.

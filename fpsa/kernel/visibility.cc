@@ -41,6 +41,11 @@ Visibility::Visibility(const pattern::BlockMask& mask, int64_t head, std::span<c
     add_run(run.begin, run.end, static_cast<int64_t>(run.first_range), static_cast<int64_t>(run.range_count));
 }
 
+Visibility Visibility::transposed(const pattern::BlockMask& mask, int64_t head,
+                                  std::span<const int32_t> query_tile_begin, std::span<const int32_t> key_tile_begin) {
+  return Visibility(pattern::transposed(mask, head), 0, key_tile_begin, query_tile_begin);
+}
+
 Visibility Visibility::dense(int64_t queries, int64_t keys) {
   Visibility all;
   if (keys > 0) all.ranges_.push_back({0, static_cast<int32_t>(keys)});

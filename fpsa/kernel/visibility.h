@@ -18,6 +18,9 @@ class Visibility {
   ///   Shapes    query_tile_begin [mask.rows + 1], key_tile_begin [mask.cols + 1]: first position of each tile
   Visibility(const pattern::BlockMask& mask, int64_t head, std::span<const int32_t> query_tile_begin,
              std::span<const int32_t> key_tile_begin);
+  /// The same with the sides exchanged, for the backward: rows are keys, ranges are of the queries that see them.
+  static Visibility transposed(const pattern::BlockMask& mask, int64_t head, std::span<const int32_t> query_tile_begin,
+                               std::span<const int32_t> key_tile_begin);
   /// Every query sees every key.
   static Visibility dense(int64_t queries, int64_t keys);
 

@@ -174,6 +174,24 @@ BlockMask from_csr(int64_t heads, int64_t rows, int64_t cols, std::vector<int32_
   return mask;
 }
 
+BlockMask transposed(const BlockMask& mask, int64_t head) {
+  BlockMask result;
+  result.rows = mask.cols;
+  result.cols = mask.rows;
+  result.row_begin.assign(static_cast<size_t>(mask.cols) + 1, 0);
+  for (int64_t row = 0; row < mask.rows; ++row)
+    for (const int32_t col : mask.visible(head, row))
+      ++result.row_begin[static_cast<size_t>(col) + 1];
+  for (size_t col = 0; col < static_cast<size_t>(mask.cols); ++col)
+    result.row_begin[col + 1] += result.row_begin[col];
+  result.col.resize(static_cast<size_t>(result.row_begin.back()));
+  std::vector<int32_t> at(result.row_begin.begin(), result.row_begin.end() - 1);
+  for (int64_t row = 0; row < mask.rows; ++row)
+    for (const int32_t col : mask.visible(head, row))
+      result.col[static_cast<size_t>(at[static_cast<size_t>(col)]++)] = static_cast<int32_t>(row);
+  return result;
+}
+
 int64_t visible_pairs(const BlockMask& mask, const TileOrder& order, int64_t head) {
   check_fits(mask, order);
   int64_t pairs = 0;

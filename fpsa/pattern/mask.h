@@ -56,6 +56,9 @@ BlockMask from_matrix(std::span<const uint8_t> visible, int64_t heads, int64_t r
 ///   Errors    as check_mask
 BlockMask from_csr(int64_t heads, int64_t rows, int64_t cols, std::vector<int32_t> row_begin, std::vector<int32_t> col);
 
+/// One head's mask with its sides exchanged: row j lists, ascending, the query tiles that see key tile j.
+BlockMask transposed(const BlockMask& mask, int64_t head);
+
 /// Visible (query, key) token pairs of one head.
 ///   Errors    a mask whose rows and cols are not the order's tile count
 int64_t visible_pairs(const BlockMask& mask, const TileOrder& order, int64_t head = 0);

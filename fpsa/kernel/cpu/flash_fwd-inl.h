@@ -162,23 +162,30 @@ template <class E>
 struct Work {
   using Element = typename E::Element;
 
-  Work(void* memory, int64_t dim_padded)
+  Work(void* memory, int64_t dim, int64_t dim_padded)
       : accumulator(static_cast<float*>(memory)),
         lane_sum(accumulator + kMaxQueryRows * dim_padded),
         score(lane_sum + kMaxQueryRows * E::V::kLanes),
         row_factor(score + kRows * E::kBlockKeys),
         m(row_factor + kMaxQueryRows),
-        probability(reinterpret_cast<Element*>(m + kMaxQueryRows)),
-        q(probability + kRows * E::kBlockKeys) {}
+        exact(m + kMaxQueryRows),
+        probability(reinterpret_cast<Element*>(exact + exact_floats(dim_padded))),
+        q(probability + kRows * E::kBlockKeys),
+        exact_probability(q + kMaxQueryRows * dim) {}
 
   static int64_t bytes(int64_t dim) {
-    const int64_t floats = kMaxQueryRows * (round_up(dim, E::V::kLanes) + E::V::kLanes + 2) + kRows * E::kBlockKeys;
-    const int64_t elements = kRows * E::kBlockKeys + kMaxQueryRows * dim;
+    const int64_t dim_padded = round_up(dim, E::V::kLanes);
+    const int64_t floats =
+        kMaxQueryRows * (dim_padded + E::V::kLanes + 2) + kRows * E::kBlockKeys + exact_floats(dim_padded);
+    const int64_t elements = (E::kE4m3 ? 2 : 1) * kRows * E::kBlockKeys + kMaxQueryRows * dim;
     return floats * 4 + elements * static_cast<int64_t>(sizeof(Element));
   }
 
-  float *accumulator, *lane_sum, *score, *row_factor, *m;
-  Element *probability, *q;
+  // Entries whose P is coded have room for the sums of unrounded P too.
+  static int64_t exact_floats(int64_t dim_padded) { return E::kE4m3 ? kMaxQueryRows * dim_padded : 0; }
+
+  float *accumulator, *lane_sum, *score, *row_factor, *m, *exact;
+  Element *probability, *q, *exact_probability;
 };
 
 template <class E>
@@ -186,7 +193,7 @@ int64_t scratch_bytes(int64_t, int64_t dim) noexcept {
   return round_up(Work<E>::bytes(dim), 64);
 }
 
-template <class E>
+template <class E, bool kExact>
 void start(const AttentionHead& head, const QueryBlock& block, const Work<E>& work, int64_t dim_padded) {
   const float to_log2 = static_cast<float>(1.4426950408889634 * head.softmax_scale);
   const int rows = block.end - block.begin;
@@ -200,27 +207,32 @@ void start(const AttentionHead& head, const QueryBlock& block, const Work<E>& wo
   }
   for (int64_t i = 0; i < rows * dim_padded; ++i)
     work.accumulator[i] = 0.0f;
+  for (int64_t i = 0; kExact && i < rows * dim_padded; ++i)
+    work.exact[i] = 0.0f;
   for (int64_t i = 0; i < rows * E::V::kLanes; ++i)
     work.lane_sum[i] = 0.0f;
 }
 
 // Raises the running maximum of a row and rescales what was summed under the old one.
-template <class E>
-[[gnu::noinline]] void raise_maximum(typename E::V::F top, float& m, float* accumulator, float* lane_sum,
+template <class E, bool kExact>
+[[gnu::noinline]] void raise_maximum(typename E::V::F top, float& m, float* accumulator, float* lane_sum, float* exact,
                                      int64_t dim_padded) {
   using V = typename E::V;
   const float raised = __builtin_ceilf(V::reduce_max(top));
   const auto factor = V::set1(power_of_two(m - raised));
   for (int64_t d = 0; d < dim_padded; d += V::kLanes)
     V::store(accumulator + d, V::mul(V::load(accumulator + d), factor));
+  for (int64_t d = 0; kExact && d < dim_padded; d += V::kLanes)
+    V::store(exact + d, V::mul(V::load(exact + d), factor));
   V::store(lane_sum, V::mul(V::load(lane_sum), factor));
   m = raised;
 }
 
 // Turns one row of scores into probabilities. kCount > 0: that many groups, all whole; 0: block.count groups.
-template <class E, int kCount>
+template <class E, int kCount, bool kExact>
 void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, const float* score,
-                 typename E::Element* probability, float& m, float* accumulator, float* lane_sum, int64_t dim_padded) {
+                 typename E::Element* probability, typename E::Element* exact_probability, float& m, float* accumulator,
+                 float* lane_sum, float* exact, int64_t dim_padded) {
   using V = typename E::V;
   using F = typename V::F;
   const int count = kCount > 0 ? kCount : block.count;
@@ -238,7 +250,7 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
     top = V::max(top, s[c]);
   }
   if (V::any_greater(top, V::set1(m))) [[unlikely]]
-    raise_maximum<E>(top, m, accumulator, lane_sum, dim_padded);
+    raise_maximum<E, kExact>(top, m, accumulator, lane_sum, exact, dim_padded);
   // Codes have a unit (256 P, 255 P) that probabilities get here; the row sum has it too, so it cancels.
   const F offset = V::set1(m - E::kLog2Offset);
   F sum = V::load(lane_sum);
@@ -246,9 +258,14 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
     s[c] = E::exp2(V::sub(s[c], offset));
     if constexpr (kCount == 0) s[c] = V::select(V::mask(static_cast<uint32_t>(block.mask[c])), s[c], V::set1(0.0f));
     sum = V::add(sum, s[c]);
-    if constexpr (E::kE4m3) s[c] = V::round_e4m3(s[c]);
   }
   V::store(lane_sum, sum);
+  if constexpr (kExact) E::template put_probabilities<kCount>(s, count, exact_probability);
+  if constexpr (E::kE4m3) {
+    FPSA_UNROLL for (int c = 0; c < count; ++c) {
+      s[c] = V::round_e4m3(s[c]);
+    }
+  }
   E::template put_probabilities<kCount>(s, count, probability);
 }
 
@@ -274,55 +291,78 @@ void accumulate_rest(int count, const typename E::Element* p, const typename E::
   }
 }
 
-// One register tile of MR rows over one block of keys.
+// Adds a register tile's probabilities times a block's values to the accumulators, panel after panel of channels.
 template <class E, int MR>
+void accumulate_block(const typename E::Element* probability, const typename E::Element* const* v, int groups,
+                      float* accumulator, int64_t dim_padded) {
+  constexpr int kWidth = E::kPanel * E::V::kLanes;
+  const typename E::Element* first[8];
+  for (int64_t d = 0; d < dim_padded; d += kWidth) {
+    for (int g = 0; g < groups; ++g)
+      first[g] = v[g] + d * E::kValueStep;
+    if (d + kWidth <= dim_padded)
+      E::template accumulate<MR, E::kPanel>(probability, first, groups, accumulator + d, dim_padded);
+    else
+      accumulate_rest<E, MR, E::kPanel - 1>(static_cast<int>((dim_padded - d) / E::V::kLanes), probability, first,
+                                            groups, accumulator + d, dim_padded);
+  }
+}
+
+// One register tile's products of rows `a` with the key groups of a block.
+template <class E, int MR>
+void score_block(const typename E::Element* a, int64_t dim, const typename E::Element* const* k, int groups,
+                 float* score) {
+  int c = 0;
+  for (; c + E::kPanel <= groups; c += E::kPanel)
+    E::template scores<MR, E::kPanel>(a, dim, k + c, score + c * E::V::kLanes);
+  scores_rest<E, MR, E::kPanel - 1>(groups - c, a, dim, k + c, score + c * E::V::kLanes);
+}
+
+// One register tile of MR rows over one block of keys.
+template <class E, int MR, bool kExact>
 void tile(const AttentionHead& head, const Packed<E>& packed, const Work<E>& work, const KeyBlock& block, int row) {
-  using V = typename E::V;
-  using Element = typename E::Element;
-  constexpr int kLanes = V::kLanes, kPanel = E::kPanel;
-  const Element* q = work.q + row * head.dim;
+  constexpr int kLanes = E::V::kLanes;
   float* accumulator = work.accumulator + row * packed.dim_padded;
-  const Element *k[8], *v[8];
+  float* exact = kExact ? work.exact + row * packed.dim_padded : nullptr;
+  const typename E::Element *k[8], *v[8];
   for (int c = 0; c < block.count; ++c) {
     k[c] = packed.k + block.group[c] * packed.key_group;
     v[c] = packed.v + block.group[c] * packed.value_group;
   }
-  int c = 0;
-  for (; c + kPanel <= block.count; c += kPanel)
-    E::template scores<MR, kPanel>(q, head.dim, k + c, work.score + c * kLanes);
-  scores_rest<E, MR, kPanel - 1>(block.count - c, q, head.dim, k + c, work.score + c * kLanes);
+  score_block<E, MR>(work.q + row * head.dim, head.dim, k, block.count, work.score);
 
   const bool whole = block.count == E::kBlockKeys / kLanes && !block.partial;
   for (int r = 0; r < MR; ++r) {
-    auto softmax = whole ? softmax_row<E, E::kBlockKeys / kLanes> : softmax_row<E, 0>;
+    auto softmax = whole ? softmax_row<E, E::kBlockKeys / kLanes, kExact> : softmax_row<E, 0, kExact>;
     softmax(block, packed.k_scale, work.row_factor[row + r], work.score + r * E::kBlockKeys,
-            work.probability + r * E::kBlockKeys, work.m[row + r], accumulator + r * packed.dim_padded,
-            work.lane_sum + (row + r) * kLanes, packed.dim_padded);
+            work.probability + r * E::kBlockKeys, work.exact_probability + r * E::kBlockKeys, work.m[row + r],
+            accumulator + r * packed.dim_padded, work.lane_sum + (row + r) * kLanes,
+            kExact ? exact + r * packed.dim_padded : nullptr, packed.dim_padded);
   }
-
-  int64_t d = 0;
-  const Element* first[8];
-  for (; d + kPanel * kLanes <= packed.dim_padded; d += kPanel * kLanes) {
-    for (int g = 0; g < block.count; ++g)
-      first[g] = v[g] + d * E::kValueStep;
-    E::template accumulate<MR, kPanel>(work.probability, first, block.count, accumulator + d, packed.dim_padded);
-  }
-  if (d < packed.dim_padded) {
-    for (int g = 0; g < block.count; ++g)
-      first[g] = v[g] + d * E::kValueStep;
-    accumulate_rest<E, MR, kPanel - 1>(static_cast<int>((packed.dim_padded - d) / kLanes), work.probability, first,
-                                       block.count, accumulator + d, packed.dim_padded);
-  }
+  accumulate_block<E, MR>(work.probability, v, block.count, accumulator, packed.dim_padded);
+  if constexpr (kExact) accumulate_block<E, MR>(work.exact_probability, v, block.count, exact, packed.dim_padded);
 }
 
-template <class E, int MR>
+template <class E, int MR, bool kExact>
 void tile_rest(int rows, const AttentionHead& head, const Packed<E>& packed, const Work<E>& work, const KeyBlock& block,
                int row) {
   if constexpr (MR > 0) {
     if (rows == MR)
-      tile<E, MR>(head, packed, work, block, row);
+      tile<E, MR, kExact>(head, packed, work, block, row);
     else
-      tile_rest<E, MR - 1>(rows, head, packed, work, block, row);
+      tile_rest<E, MR - 1, kExact>(rows, head, packed, work, block, row);
+  }
+}
+
+// One row of sums to memory.
+template <class E>
+void write_row(const AttentionHead& head, Dtype dtype, const float* accumulator, float inverse, void* out) {
+  for (int64_t d = 0; d < head.dim; ++d) {
+    const float value = accumulator[d] * inverse * (E::kScales ? head.v_scale[d] : 1.0f);
+    if (dtype == Dtype::kF32)
+      static_cast<float*>(out)[d] = value;
+    else
+      static_cast<uint16_t*>(out)[d] = round_to_bf16(value);
   }
 }
 
@@ -352,18 +392,17 @@ void finish(const AttentionHead& head, const QueryBlock& block, const AttentionO
             int64_t dim_padded) {
   using V = typename E::V;
   const bool empty = block.range_count == 0;
+  const int64_t element_bytes = out.dtype == Dtype::kF32 ? 4 : 2;
+  const float* exact = E::kE4m3 ? work.exact : work.accumulator;
   for (int r = 0; r < block.end - block.begin; ++r) {
     const int64_t row = out.index ? out.index[block.begin + r] : block.begin + r;
     const float sum = V::reduce_add(V::load(work.lane_sum + r * V::kLanes));
     const float inverse = empty ? 0.0f : 1.0f / sum;
-    const float* accumulator = work.accumulator + r * dim_padded;
-    for (int64_t d = 0; d < head.dim; ++d) {
-      const float value = accumulator[d] * inverse * (E::kScales ? head.v_scale[d] : 1.0f);
-      if (out.dtype == Dtype::kF32)
-        static_cast<float*>(out.out)[row * out.stride + d] = value;
-      else
-        static_cast<uint16_t*>(out.out)[row * out.stride + d] = round_to_bf16(value);
-    }
+    write_row<E>(head, out.dtype, work.accumulator + r * dim_padded, inverse,
+                 static_cast<char*>(out.out) + row * out.stride * element_bytes);
+    if (out.exact)
+      write_row<E>(head, out.dtype, exact + r * dim_padded, inverse,
+                   static_cast<char*>(out.exact) + row * out.exact_stride * element_bytes);
     const float m = empty ? -__builtin_inff() : work.m[r];
     if (out.row_max) out.row_max[row] = m;
     if (out.lse) {
@@ -373,12 +412,9 @@ void finish(const AttentionHead& head, const QueryBlock& block, const AttentionO
   }
 }
 
-template <class E>
-void run(const AttentionHead& head, const void* packed_memory, const QueryBlock& block, const AttentionOut& out,
-         void* scratch) noexcept {
-  const Packed<E> packed(const_cast<void*>(packed_memory), head.keys, head.dim);
-  const Work<E> work(scratch, packed.dim_padded);
-  start<E>(head, block, work, packed.dim_padded);
+template <class E, bool kExact>
+void run_rows(const AttentionHead& head, const Packed<E>& packed, const QueryBlock& block, const Work<E>& work) {
+  start<E, kExact>(head, block, work, packed.dim_padded);
   const int rows = block.end - block.begin;
   KeyWalk<E::V::kLanes, E::kBlockKeys> walk(block);
   KeyBlock keys;
@@ -386,10 +422,21 @@ void run(const AttentionHead& head, const void* packed_memory, const QueryBlock&
     int row = 0;
     for (; row + kRows <= rows; row += kRows) {
       prefetch_behind(packed, keys, head.keys, row);
-      tile<E, kRows>(head, packed, work, keys, row);
+      tile<E, kRows, kExact>(head, packed, work, keys, row);
     }
-    tile_rest<E, kRows - 1>(rows - row, head, packed, work, keys, row);
+    tile_rest<E, kRows - 1, kExact>(rows - row, head, packed, work, keys, row);
   }
+}
+
+template <class E>
+void run(const AttentionHead& head, const void* packed_memory, const QueryBlock& block, const AttentionOut& out,
+         void* scratch) noexcept {
+  const Packed<E> packed(const_cast<void*>(packed_memory), head.keys, head.dim);
+  const Work<E> work(scratch, head.dim, packed.dim_padded);
+  if (E::kE4m3 && out.exact)
+    run_rows<E, E::kE4m3>(head, packed, block, work);
+  else
+    run_rows<E, false>(head, packed, block, work);
   finish<E>(head, block, out, work, packed.dim_padded);
 }
 

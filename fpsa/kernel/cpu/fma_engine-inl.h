@@ -28,17 +28,19 @@ struct Fma {
   static typename V::F exp2(typename V::F x) { return exp2_degree6<V>(x); }
 
   // [dim][keys]
-  static void pack_keys(const Input* const* k, int64_t dim, float* out) {
+  template <class T>
+  static void pack_keys(const T* const* k, int64_t dim, float* out) {
     for (int64_t d = 0; d < dim; ++d)
       for (int lane = 0; lane < V::kLanes; ++lane)
-        out[d * V::kLanes + lane] = expand(k[lane][d]);
+        out[d * V::kLanes + lane] = expand_to_f32(k[lane][d]);
   }
 
   // [keys][dim_padded]
-  static void pack_values(const Input* const* v, int64_t dim, int64_t dim_padded, float* out) {
+  template <class T>
+  static void pack_values(const T* const* v, int64_t dim, int64_t dim_padded, float* out) {
     for (int lane = 0; lane < V::kLanes; ++lane, out += dim_padded) {
       for (int64_t d = 0; d < dim; ++d)
-        out[d] = expand(v[lane][d]);
+        out[d] = expand_to_f32(v[lane][d]);
       for (int64_t d = dim; d < dim_padded; ++d)
         out[d] = 0.0f;
     }
@@ -107,6 +109,44 @@ struct Fma {
     const int n = kCount > 0 ? kCount : count;
     FPSA_UNROLL for (int c = 0; c < n; ++c) {
       V::store(out + c * V::kLanes, s[c]);
+    }
+  }
+
+  // The backward's part. Columns are [key][queries].
+  static constexpr int kColumnTile = V::kLanes == 8 ? 4 : 6;  // 8 = 4 + 4 rows, 16 = 6 + 6 + 4
+  static constexpr int kColumnStep = 1;
+
+  static float from_f32(float x) { return x; }
+  static void put(typename V::F x, float* out) { V::store(out, x); }
+  static void put_columns(typename V::F even, typename V::F odd, float* out) {
+    V::store(out, even);
+    V::store(out + kBlockKeys, odd);
+  }
+
+  template <int MR, int NC>
+  static void accumulate_columns(const float* p, const float* k, int steps, float* accumulator, int64_t width) {
+    typename V::F sum[MR][NC];
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        sum[r][c] = V::load(accumulator + r * width + c * V::kLanes);
+      }
+    }
+    for (int key = 0; key < steps; ++key, k += width, p += kBlockKeys) {
+      typename V::F b[NC];
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        b[c] = V::load(k + c * V::kLanes);
+      }
+      FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+        const auto a = V::set1(p[r]);
+        FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+          sum[r][c] = V::fma(a, b[c], sum[r][c]);
+        }
+      }
+    }
+    FPSA_UNROLL for (int r = 0; r < MR; ++r) {
+      FPSA_UNROLL for (int c = 0; c < NC; ++c) {
+        V::store(accumulator + r * width + c * V::kLanes, sum[r][c]);
+      }
     }
   }
 };

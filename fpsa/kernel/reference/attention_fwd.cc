@@ -58,12 +58,12 @@ float score(const AttentionHead& head, int64_t query, int64_t key) {
   return head.k_scale ? scaled * head.k_scale[key] : scaled;
 }
 
-void store(const AttentionOut& out, int64_t row, int64_t d, double value) {
+void store(void* out, Dtype dtype, int64_t at, double value) {
   const float rounded = static_cast<float>(value);
-  if (out.dtype == Dtype::kF32)
-    static_cast<float*>(out.out)[row * out.stride + d] = rounded;
+  if (dtype == Dtype::kF32)
+    static_cast<float*>(out)[at] = rounded;
   else
-    static_cast<uint16_t*>(out.out)[row * out.stride + d] = numeric::bf16_from_f32(rounded);
+    static_cast<uint16_t*>(out)[at] = numeric::bf16_from_f32(rounded);
 }
 
 template <class Element>
@@ -80,7 +80,7 @@ void run_row(const AttentionHead& head, const QueryBlock& block, int64_t query, 
   }
   const float m = std::ceil(top);
   double sum = 0;
-  double values[256] = {};
+  double values[256] = {}, exact[256] = {};
   for (int32_t r = 0; r < block.range_count; ++r) {
     for (int64_t key = block.ranges[r].begin; key < block.ranges[r].end; ++key) {
       const float p = std::exp2(scores[key] - m);
@@ -89,13 +89,18 @@ void run_row(const AttentionHead& head, const QueryBlock& block, int64_t query, 
       const auto* v = row_of<Element>(head.v, key);
       for (int64_t d = 0; d < head.dim; ++d)
         values[d] += weight * Element::value(v[d]);
+      // Where P is not coded, `exact` is out.
+      const double unrounded = sizeof(typename Element::Type) == 1 ? p : weight;
+      for (int64_t d = 0; out.exact && d < head.dim; ++d)
+        exact[d] += unrounded * Element::value(v[d]);
     }
   }
   const int64_t row = memory_row(out.index, query);
   const bool empty = block.range_count == 0;
   for (int64_t d = 0; d < head.dim; ++d) {
     const double scale = head.v_scale ? head.v_scale[d] : 1.0;
-    store(out, row, d, empty ? 0.0 : values[d] / sum * scale);
+    store(out.out, out.dtype, row * out.stride + d, empty ? 0.0 : values[d] / sum * scale);
+    if (out.exact) store(out.exact, out.dtype, row * out.exact_stride + d, empty ? 0.0 : exact[d] / sum * scale);
   }
   if (out.lse) out.lse[row] = empty ? m : static_cast<float>((m + std::log2(sum)) * std::numbers::ln2);
   if (out.row_max) out.row_max[row] = m;
