@@ -17,6 +17,9 @@ inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings
 inline constexpr double kAttentionE4m3 = 0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
 inline constexpr double kAttentionE4m3Rms = 1e-3;  // e4m3 kernels: flips are rare, so the root mean square stays small
 inline constexpr double kAttentionE4m3Codes = 1e-5;  // e4m3 kernels on known codes: exp2 2.6e-6 in the row sum, S2 up to 16 in F32, |v| <= 1
+inline constexpr double kAttentionExact = 0.002;  // exact output of e4m3 kernels: P rounded to BF16 by 2^-8 at most, half of it on average, relative to max |v|
+inline constexpr double kAttentionBwdRms = 0.004;  // bf16 and e4m3 backward, RMS of the error over that of the gradient: three roundings to BF16 of 0.0016 each
+inline constexpr double kAttentionBwdSlope = 3e-4;  // F32 gradients (30 eps of |g| up to 10) along a direction of 1424 elements, against central differences
 inline constexpr double kAttentionInt8Rms = 0.5;  // int8 kernels whose blocks differ: roundings of half a code, 0.41 rms for both; in codes per sqrt(keys)
 inline constexpr double kAttentionInt8Codes = 1e-5;  // int8 kernels with the same codes: exp2 2.6e-6 in the row sum and F32 sums, relative to max |v|
 inline constexpr double kSmoothing = 1e-3;  // F32 attention with and without a mean in K: 65 roundings each of sums of |q k| / 8 up to 130

@@ -54,7 +54,7 @@ struct DqSums {
 ///             d_v has the code of the forward, E4M3(256 2^(S2 - row_max)), in its place, while dS has P unrounded.
 ///             The codes are those of the forward entry of the same dtype and ISA, bit for bit. bf16 and e4m3 entries
 ///             may round P, dS and d_out to BF16 once before a product; f32 entries round nothing. Accumulators F32
-///             (reference: F64). Tolerances: kAttentionF32, kAttentionBwdBf16
+///             (reference: F64). Tolerances: kAttentionF32 times the bound of each element, kAttentionBwdRms
 ///   Threads   run() writes the rows of its block, the sums of its share and its scratch; finish() the rows of its
 ///             range. The bits depend on how blocks are dealt to shares and on their order in a share, not on threads
 ///   Errors    checked by ops; kernels are noexcept

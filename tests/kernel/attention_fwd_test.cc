@@ -192,6 +192,46 @@ TEST_P(AttentionFwdTable, Bf16OutputIsTheRoundedF32Output) {
     }
 }
 
+// Runs keys [0, keys) of a case over all queries; `exact` may be null.
+void run_dense(const AttentionFwd& kernel, const AttentionCase& test, float* out, float* exact) {
+  const AttentionHead& head = test.head;
+  testing_support::Guarded packed(kernel.packed_bytes(head.keys, head.dim));
+  testing_support::Guarded scratch(kernel.scratch_bytes(head.keys, head.dim));
+  kernel.pack(head, 0, head.keys, packed.data());
+  const Visibility all = Visibility::dense(head.queries, head.keys);
+  for (const auto& block : all.blocks())
+    kernel.run(head, packed.data(), block,
+               {out, head.dim, Dtype::kF32, head.q.index, nullptr, nullptr, exact, head.dim}, scratch.data());
+  EXPECT_TRUE(packed.intact() && scratch.intact());
+}
+
+// The exact output is what the reference makes of unrounded P; asking for it changes nothing else.
+TEST_P(AttentionFwdTable, ExactOutputHasUnroundedProbabilities) {
+  for (const int64_t dim : {128, 40}) {
+    AttentionCase test(entry().dtype, 12, 101, 333, dim);
+    const size_t count = static_cast<size_t>(101 * dim);
+    std::vector<float> out(count), exact(count), alone(count), want_out(count), want(count);
+    run_dense(entry().kernel, test, alone.data(), nullptr);
+    run_dense(entry().kernel, test, out.data(), exact.data());
+    run_dense(reference().kernel, test, want_out.data(), want.data());
+    EXPECT_EQ(out, alone);
+    if (entry().dtype != Dtype::kE4m3) {
+      EXPECT_EQ(exact, out);
+      continue;
+    }
+    const KeyRange all{0, 333};
+    const auto [value, score_error] = magnitudes(test, {0, 96, &all, 1});
+    double largest = 0, coded = 0;
+    for (size_t i = 0; i < count; ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(exact[i]) - want[i]));
+      coded = std::max(coded, std::abs(static_cast<double>(out[i]) - want[i]));
+    }
+    // P as BF16 twice rounded at most; the coded output is further off than that.
+    EXPECT_LT(largest, tolerance::kAttentionExact * value);
+    EXPECT_GT(coded, tolerance::kAttentionExact * value);
+  }
+}
+
 TEST_P(AttentionFwdTable, EmptyMaskRowGivesZero) {
   AttentionCase test(entry().dtype, 3, 10, 20, 16);
   bool clean = false;

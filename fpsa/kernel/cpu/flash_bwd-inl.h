@@ -212,7 +212,7 @@ void probabilities(const KeyBlock& block, const Group<E>* groups, const float* k
       }
       F ds = V::mul(weight, V::sub(V::load(d_probability + r * kBlockKeys + at), delta));
       if constexpr (kMasked) {
-        const auto visible = V::mask(block.mask[c]);
+        const auto visible = V::mask(static_cast<uint32_t>(block.mask[c]));
         coded = V::select(visible, coded, V::set1(0.0f));
         ds = V::select(visible, ds, V::set1(0.0f));
       }

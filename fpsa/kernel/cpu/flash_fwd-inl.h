@@ -258,10 +258,11 @@ void softmax_row(const KeyBlock& block, const float* k_scale, float row_factor, 
     s[c] = E::exp2(V::sub(s[c], offset));
     if constexpr (kCount == 0) s[c] = V::select(V::mask(static_cast<uint32_t>(block.mask[c])), s[c], V::set1(0.0f));
     sum = V::add(sum, s[c]);
+    if constexpr (E::kE4m3 && !kExact) s[c] = V::round_e4m3(s[c]);
   }
   V::store(lane_sum, sum);
-  if constexpr (kExact) E::template put_probabilities<kCount>(s, count, exact_probability);
-  if constexpr (E::kE4m3) {
+  if constexpr (kExact) {
+    E::template put_probabilities<kCount>(s, count, exact_probability);
     FPSA_UNROLL for (int c = 0; c < count; ++c) {
       s[c] = V::round_e4m3(s[c]);
     }
