@@ -19,7 +19,7 @@ struct AttentionBwdHead {
   RowsView d_out;                   // of d_out_dtype: the gradient of the output
   Dtype out_dtype = Dtype::kF32;    // kF32 or kBf16
   Dtype d_out_dtype = Dtype::kF32;  // likewise
-  const float* lse = nullptr;       // [queries], at the index of q, as the forward wrote it
+  const float* lse = nullptr;       // [queries], at the index of out, as the forward wrote it
   const float* row_max = nullptr;   // likewise; e4m3 only
 };
 

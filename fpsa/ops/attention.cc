@@ -16,7 +16,7 @@ namespace {
 
 // The tensors of one call in [B,L,H,D] order, checked.
 struct Call {
-  at::Tensor q, k, v, out;
+  at::Tensor q, k, v, out, exact;
   AttentionResult result;
   float scale;
 
@@ -43,6 +43,7 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
   Call call{tokens_first(q, options.heads_first),
             tokens_first(k, options.heads_first),
             tokens_first(v, options.heads_first),
+            {},
             {},
             {},
             0.0f};
@@ -88,6 +89,10 @@ void allocate(Call& call, const at::Tensor& q, const at::Tensor& k, const at::Te
   const std::vector<int64_t> rows = {call.batch(), call.heads(), call.q.size(1)};
   if (options.want_lse) result.lse = at::empty(rows, f32);
   if (options.want_row_max) result.row_max = at::empty(rows, f32);
+  if (options.want_exact) {
+    result.exact = at::empty(q.sizes(), q.options());
+    call.exact = options.heads_first ? result.exact.transpose(1, 2) : result.exact;
+  }
 }
 
 plan::AttentionSpec spec_of(const Call& call, const AttentionOptions& options) {
@@ -101,11 +106,14 @@ plan::AttentionSpec spec_of(const Call& call, const AttentionOptions& options) {
 }
 
 void run(Call& call, const plan::AttentionPlan& planned) {
-  auto& [out, lse, row_max, kernel, coder, isa] = call.result;
+  auto& [out, lse, row_max, exact, kernel, coder, isa] = call.result;
   const plan::Inputs inputs{source_of(call.q), source_of(call.k), source_of(call.v)};
-  const plan::Output output{{call.out.mutable_data_ptr(), call.out.stride(0), call.out.stride(2), call.out.stride(1)},
-                            lse.defined() ? lse.mutable_data_ptr<float>() : nullptr,
-                            row_max.defined() ? row_max.mutable_data_ptr<float>() : nullptr};
+  auto target = [](const at::Tensor& x) {
+    return plan::Target{x.mutable_data_ptr(), x.stride(0), x.stride(2), x.stride(1)};
+  };
+  const plan::Output output{target(call.out), lse.defined() ? lse.mutable_data_ptr<float>() : nullptr,
+                            row_max.defined() ? row_max.mutable_data_ptr<float>() : nullptr,
+                            call.exact.defined() ? target(call.exact) : plan::Target{}};
   TorchRunner runner;
   BorrowedWorkspace workspace(planned.workspace_bytes(call.batch(), runner.workers()));
   plan::run(planned, call.batch(), inputs, call.scale, output, workspace.bytes(), runner);

@@ -25,6 +25,7 @@ struct AttentionOptions {
   bool heads_first = false;     // q, k, v, out are [B,H,L,D] instead of [B,L,H,D]
   bool want_lse = false;
   bool want_row_max = false;
+  bool want_exact = false;
   std::optional<at::Tensor> out;  // written instead of a new tensor: q's shape and dtype, innermost contiguous
 };
 
@@ -32,6 +33,7 @@ struct AttentionResult {
   at::Tensor out;
   at::Tensor lse;           // [B,H,Lq] F32, natural log, raster order; undefined unless wanted
   at::Tensor row_max;       // [B,H,Lq] F32, integers in log2 units, raster order; undefined unless wanted
+  at::Tensor exact;         // out as it would be with unrounded P, for the backward; undefined unless wanted
   std::string_view kernel;  // the entry that ran
   std::string_view coder;   // the entry that made the codes; empty at precision kNone
   kernel::Isa isa = kernel::Isa::kReference;
@@ -44,7 +46,7 @@ struct AttentionResult {
 ///             kNone, gives the bits of dense_attention
 ///   Threads   at::parallel_for over units of work (plan/attention_plan.h); the bytes do not depend on the number of
 ///   threads Errors    c10::Error names argument, expected, received, remedy. No gradients: an input that requires them
-///             while they are enabled is an error that names composed_attention
+///             while they are enabled is an error that names differentiable_attention
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                           const AttentionOptions& options = {});
 

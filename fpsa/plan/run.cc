@@ -222,12 +222,18 @@ kernel::AttentionOut Run::out(int64_t job) const {
   const Dtype dtype = plan_.spec().dtype;
   const auto view = rows({out.data, out.batch, out.head, out.token}, dtype, job, plan_.index());
   const int64_t row = job * plan_.queries();
-  return {const_cast<void*>(view.data),
-          view.stride,
-          dtype,
-          view.index,
-          output_.lse ? output_.lse + row : nullptr,
-          output_.row_max ? output_.row_max + row : nullptr};
+  kernel::AttentionOut result{const_cast<void*>(view.data),
+                              view.stride,
+                              dtype,
+                              view.index,
+                              output_.lse ? output_.lse + row : nullptr,
+                              output_.row_max ? output_.row_max + row : nullptr};
+  if (const Target& exact = output_.exact; exact.data) {
+    result.exact =
+        const_cast<void*>(rows({exact.data, exact.batch, exact.head, exact.token}, dtype, job, nullptr).data);
+    result.exact_stride = exact.token;
+  }
+  return result;
 }
 
 void check_source(const char* name, const Source& x, int64_t tokens, const void* out) {
@@ -241,6 +247,8 @@ void check_common(const AttentionPlan& plan, int64_t batch, float softmax_scale,
   check_source("k", k, plan.keys(), output.out.data);
   check_source("v", v, plan.keys(), output.out.data);
   FPSA_CHECK(output.out.data != nullptr, "out: expected a pointer to its elements, got null");
+  FPSA_CHECK(output.exact.data == nullptr || plan.spec().precision != Precision::kInt8,
+             "exact: it is for the backward, which INT8 attention does not have; plan with another precision");
   FPSA_CHECK(std::isfinite(softmax_scale), "scale: must be finite, got ", softmax_scale);
 }
 

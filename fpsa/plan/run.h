@@ -16,6 +16,7 @@ struct Output {
   Target out;                // [B,H,Lq,D] of the plan's dtype, raster order
   float* lse = nullptr;      // [B,H,Lq] contiguous, natural log, raster order; or null
   float* row_max = nullptr;  // likewise, integers in log2 units; or null
+  Target exact;              // as out, with unrounded P; for the backward, or null
 };
 
 /// Q, K, V of the plan's dtype, raster order.
@@ -40,8 +41,8 @@ struct Codes {
 ///   Numerics  kernel/attention.h and kernel/quantize.h
 ///   Threads   on the runner; nothing is allocated. The bytes do not depend on the number of workers. One plan may run
 ///             on many threads, each with its own workspace
-///   Errors    fpsa::Error: a missing pointer, an output that is an input, a scale that is not finite, a workspace
-///             that is misaligned or too small for one worker
+///   Errors    fpsa::Error: a missing pointer, an output that is an input, `exact` of an INT8 plan, a scale that is
+///             not finite, a workspace that is misaligned or too small for one worker
 void run(const AttentionPlan& plan, int64_t batch, const Inputs& inputs, float softmax_scale, const Output& output,
          std::span<std::byte> workspace, ParallelRunner& runner);
 

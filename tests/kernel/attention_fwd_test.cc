@@ -207,6 +207,7 @@ void run_dense(const AttentionFwd& kernel, const AttentionCase& test, float* out
 
 // The exact output is what the reference makes of unrounded P; asking for it changes nothing else.
 TEST_P(AttentionFwdTable, ExactOutputHasUnroundedProbabilities) {
+  if (entry().dtype == Dtype::kInt8) GTEST_SKIP() << "INT8 entries have no backward, so no exact output";
   for (const int64_t dim : {128, 40}) {
     AttentionCase test(entry().dtype, 12, 101, 333, dim);
     const size_t count = static_cast<size_t>(101 * dim);

@@ -76,7 +76,7 @@ void pack_statistics(const AttentionBwdHead& head, int64_t position, const Group
   for (int64_t d = 0; d < forward.dim; d += 8)
     for (int64_t i = 0; i < 8; ++i)
       delta[i] += load_float(d_out, head.d_out_dtype, d + i) * load_float(out, head.out_dtype, d + i);
-  const int64_t row = forward.q.index ? forward.q.index[position] : position;
+  const int64_t row = head.out.index ? head.out.index[position] : position;
   const double lse = head.lse[row];
   const bool empty = lse == -__builtin_inf();
   const float to_log2 = static_cast<float>(1.4426950408889634 * forward.softmax_scale);

@@ -85,7 +85,7 @@ struct Probability {
 
 template <class Element>
 Probability probability(const Reals<Element>& real, int64_t i, int64_t j) {
-  const int64_t row = memory_row(real.forward.q.index, i);
+  const int64_t row = memory_row(real.head.out.index, i);
   const double lse = real.head.lse[row];
   const float s = real.score(i, j);
   if constexpr (sizeof(typename Element::Type) > 1) {
