@@ -25,6 +25,7 @@ inline constexpr double kAttentionInt8Codes = 1e-5;  // int8 kernels with the sa
 inline constexpr double kSmoothing = 1e-3;  // F32 attention with and without a mean in K: 65 roundings each of sums of |q k| / 8 up to 130
 inline constexpr double kOpsF32 = 2e-6;   // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
 inline constexpr double kOpsBf16 = 0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
+inline constexpr double kOpsGradRms = 0.006;  // BF16 and E4M3 gradients against F64, RMS relative to the gradient: five roundings to BF16 of 0.0016 each and flips of codes
 inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the same Q, K, V: P rounded by 2^-4 at most
 
 inline constexpr double kOpsInt8 = 0.05;  // INT8 operators against F64, normal Q, K, V of D = 64: scores off by 4 / 127 / sqrt(6) = 0.013 rms, V by 0.009; three sigma of one key, and rows average

@@ -3,7 +3,7 @@
 
 #include "fpsa/accel/recorder.h"
 #include "fpsa/kernel/table.h"
-#include "fpsa/ops/attention.h"
+#include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/composed.h"
 
 namespace fpsa::accel {
@@ -15,13 +15,14 @@ class Dense : public RecordingMethod {
                      Explain& entry) override {
     entry.method = entry.pattern = "dense";
     entry.granularity = '-';
-    if (c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad())) {
+    const bool gradients = c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+    if (gradients && q.scalar_type() == at::kDouble) {
       entry.kernel = "composed_attention";
       entry.isa = "torch";
-      entry.reason = "dense under gradients";
+      entry.reason = "dense under gradients in float64";
       return ops::composed_attention(q, k, v);
     }
-    const auto result = ops::dense_attention(q, k, v);
+    const auto result = gradients ? ops::differentiable_dense_attention(q, k, v) : ops::dense_attention(q, k, v);
     entry.kernel = result.kernel;
     entry.isa = kernel::isa_name(result.isa);
     entry.reason = "dense at every step";

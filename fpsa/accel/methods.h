@@ -41,7 +41,8 @@ class Method : public nn::AttentionMethod {
   virtual void reset() = 0;
 };
 
-/// Dense attention in the dtype of q: the baseline. Under gradients it runs ops::composed_attention.
+/// Dense attention in the dtype of q: the baseline. Gradients by the backward kernels;
+/// in F64, which they do not have, by ops::composed_attention.
 std::unique_ptr<Method> make_dense();
 
 /// FPSAttention: windows and quantisation from the schedule.

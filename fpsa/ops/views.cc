@@ -39,7 +39,7 @@ void check_no_gradient(std::string_view op, at::TensorList tensors) {
   if (!c10::GradMode::is_enabled()) return;
   for (const auto& x : tensors)
     TORCH_CHECK(!x.requires_grad(), op, ": an input requires a gradient, which this forward-only kernel cannot give; ",
-                "use fpsa::ops::differentiable_attention (or torch.ops.fpsa.attention), or disable gradients");
+                "use fpsa::ops::differentiable_attention, or disable gradients");
 }
 
 }  // namespace fpsa::ops

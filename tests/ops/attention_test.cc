@@ -242,7 +242,7 @@ TEST(Attention, ErrorsNameTheArgument) {
   says("k must have the batch, heads and head dim of q", x.q, x.k.slice(2, 0, 1), x.v);
   says("32 tokens of grid 2x4x4", x.q.slice(1, 0, 8), x.k, x.v);
   says("multiple of 8", x.q.slice(3, 0, 12), x.k.slice(3, 0, 12), x.v.slice(3, 0, 12));
-  says("composed_attention", x.q.clone().set_requires_grad(true), x.k, x.v);
+  says("differentiable_attention", x.q.clone().set_requires_grad(true), x.k, x.v);
   EXPECT_THROW(Plan(grid, {2, 4, 4}, {2, 4, 4}, pattern::dense(grid, {1, 4, 4})), Error);
 }
 

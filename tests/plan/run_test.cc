@@ -253,6 +253,19 @@ TEST(Run, ErrorsNameTheArgument) {
             std::string::npos);
   EXPECT_NE(code_message(e4m3, {codes, codes, codes, scales, scales, nullptr}).find("v_scale: expected a pointer"),
             std::string::npos);
+
+  auto coded = e4m3.spec();
+  coded.precision = Precision::kInt8;
+  const AttentionPlan int8(sliding({2, 4, 4}, {2, 4, 4}, {1, 1, 1}), coded);
+  std::vector<uint16_t> exact(2 * 32 * 16);
+  auto output = problem.output(result, layout);
+  output.exact = {exact.data(), 32 * 2 * 16, 16, 2 * 16};
+  const Inputs inputs{problem.source(problem.q, 32, layout), problem.source(problem.k, 32, layout),
+                      problem.source(problem.v, 32, layout)};
+  Workspace larger(int8.workspace_bytes(1, 1));
+  const auto message = message_of([&] { run(int8, 1, inputs, 0.25f, output, larger.bytes(), serial); });
+  EXPECT_NE(message.find("exact: it is for the backward, which INT8 attention does not have"), std::string::npos)
+      << message;
 }
 
 }  // namespace
