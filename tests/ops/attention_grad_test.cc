@@ -204,7 +204,7 @@ TEST(AttentionGrad, TheExactOutputKeepsRowsOfDsAtZero) {
   const auto plan = plan_for(grid, {3, 8, 8}, {3, 8, 8}, "dense", {1, 1, 1});
   Inputs x = random_inputs(1, 192, 192, 2, 64, at::kFloat);
   x.k.select(3, 0).fill_(4.0);
-  x.v.add_(1.0);
+  x.q.mul_(4.0);  // few keys per query, so that roundings of P do not average out
   AttentionOptions options;
   options.precision = Precision::kE4m3;
   auto forward = attention(x.q, x.k, x.v, *plan, saving(options));

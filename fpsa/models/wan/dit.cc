@@ -7,6 +7,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/dit_fused.h"
+#include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/composed.h"
 
 namespace fpsa::models::wan {
@@ -223,8 +224,12 @@ at::Tensor WanDit::run_layer(const Layer& layer, at::Tensor x, const Conditions&
   const at::Tensor q = norm_heads(layer.cross.q(h), layer.cross.norm_q, eps, heads, {});
   const at::Tensor k = norm_heads(layer.cross.k(c.text), layer.cross.norm_k, eps, heads, {});
   const at::Tensor v = in_heads(layer.cross.v(c.text));
-  attended = c.text_multiplicity.defined() ? weighted_attention(q, k, v, c.text_multiplicity)
-                                           : ops::composed_attention(q, k, v);
+  if (c.text_multiplicity.defined())
+    attended = weighted_attention(q, k, v, c.text_multiplicity);
+  else if (q.scalar_type() == at::kDouble)  // for which there are no kernels
+    attended = ops::composed_attention(q, k, v);
+  else
+    attended = ops::differentiable_dense_attention(q, k, v).out;
   x = add_residual(x, layer.cross.out(attended.reshape(h.sizes())), {});
 
   h = modulated_norm(x, modulation[4] + 1.0, modulation[3], eps, compute_dtype_);
