@@ -281,5 +281,12 @@ TEST(PerHead, StacksMasksInOrderAndRefusesOtherShapes) {
   EXPECT_EQ(error_of([&] { per_head({stacked}); }), "per_head: mask 0 holds 3 heads; expected one per entry");
 }
 
+TEST(BlockMask, TransposedExchangesRowsAndColumnsOfOneHead) {
+  const std::vector<uint8_t> visible = {1, 0, 1, 0, 0, 0, 1, 1, 1, 1, 1, 0};
+  const auto mask = from_matrix(visible, 2, 2, 3);
+  EXPECT_EQ(transposed(mask, 0), from_matrix(std::vector<uint8_t>{1, 0, 0, 0, 1, 0}, 1, 3, 2));
+  EXPECT_EQ(transposed(mask, 1), from_matrix(std::vector<uint8_t>{1, 1, 1, 1, 1, 0}, 1, 3, 2));
+}
+
 }  // namespace
 }  // namespace fpsa::pattern
