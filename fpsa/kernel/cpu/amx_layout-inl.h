@@ -130,17 +130,21 @@ struct TileWork {
         score(lane_sum + kMaxQueryRows * kTileLanes),
         row_factor(score + 2 * kItem),
         m(row_factor + kMaxQueryRows),
-        integer(reinterpret_cast<int32_t*>(m + kMaxQueryRows)),
+        exact(m + kMaxQueryRows),
+        integer(reinterpret_cast<int32_t*>(exact + exact_floats(width))),
         probability(reinterpret_cast<Element*>(integer + integers(width))),
-        q(probability + 2 * kItem) {}
+        q(probability + 2 * kItem),
+        exact_probability(q + kMaxQueryRows * q_width) {}
 
   static int64_t bytes(int64_t dim) {
     const int64_t width = round_up(dim, kTileLanes);
-    const int64_t words = kMaxQueryRows * (width + kTileLanes + 2) + 2 * kItem + integers(width);
-    const int64_t elements = 2 * kItem + kMaxQueryRows * round_up(dim, E::kStep);
+    const int64_t words = kMaxQueryRows * (width + kTileLanes + 2) + 2 * kItem + exact_floats(width) + integers(width);
+    const int64_t elements = (E::kE4m3 ? 4 : 2) * kItem + kMaxQueryRows * round_up(dim, E::kStep);
     return words * 4 + elements * static_cast<int64_t>(sizeof(Element));
   }
 
+  // E4M3 entries have room for the sums of unrounded P too.
+  static constexpr int64_t exact_floats(int64_t width) { return E::kE4m3 ? kMaxQueryRows * width : 0; }
   // Entries with an exact second product sum it in int32, which joins the accumulator now and then.
   static constexpr int64_t integers(int64_t width) { return E::kExactSums ? kMaxQueryRows * width : 0; }
 
@@ -151,9 +155,9 @@ struct TileWork {
   }
 
   int64_t width, q_width;
-  float *accumulator, *lane_sum, *score, *row_factor, *m;
+  float *accumulator, *lane_sum, *score, *row_factor, *m, *exact;
   int32_t* integer;
-  Element *probability, *q;
+  Element *probability, *q, *exact_probability;
 };
 
 template <class E>
@@ -162,11 +166,12 @@ int64_t tile_scratch_bytes(int64_t, int64_t dim) noexcept {
 }
 
 template <class E>
-void tile_start(const AttentionHead& head, const QueryBlock& block, const TileWork<E>& work) {
+void tile_start(const AttentionHead& head, const QueryBlock& block, const TileWork<E>& work, bool exact) {
   const float to_log2 = static_cast<float>(1.4426950408889634 * head.softmax_scale);
   const int64_t rows = block.end - block.begin, whole_rows = round_up(rows, kTileRows);
   __builtin_memset(work.q, 0, static_cast<size_t>(whole_rows * work.q_width) * sizeof *work.q);
   __builtin_memset(work.accumulator, 0, static_cast<size_t>(whole_rows * work.width) * sizeof(float));
+  if (exact) __builtin_memset(work.exact, 0, static_cast<size_t>(whole_rows * work.width) * sizeof(float));
   __builtin_memset(work.sums(0), 0, static_cast<size_t>(whole_rows * work.width) * sizeof(float));
   __builtin_memset(work.lane_sum, 0, static_cast<size_t>(rows * kTileLanes) * sizeof(float));
   for (int64_t r = 0; r < rows; ++r) {

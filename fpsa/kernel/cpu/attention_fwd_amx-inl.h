@@ -98,20 +98,21 @@ template <class E>
   __builtin_memset(integer, 0, static_cast<size_t>(work.width) * sizeof *integer);
 }
 
-template <class E, int kCount>
+template <class E, int kCount, bool kExact>
 void softmax_strip(const TilePacked<E>& packed, TileWork<E> work, const Item& item, int from, int to) {
   using V = typename E::V;
   for (int r = from; r < to; ++r) {
     const int row = item.row + r;
-    float* score = work.score + item.slot * work.kItem + r * kBlockKeys;
+    const int64_t at = item.slot * work.kItem + r * kBlockKeys;
+    float* score = work.score + at;
     if constexpr (E::kExactSums) FPSA_UNROLL for (int c = 0; c < kBlockKeys; c += kTileLanes) {
         V::store(score + c, E::to_f32(score + c));
       }
     float& m = work.m[row];
     const float before = m;
-    softmax_row<E, kCount>(item.keys, packed.k_scale, work.row_factor[row], score,
-                           work.probability + item.slot * work.kItem + r * kBlockKeys, m,
-                           work.accumulator + row * work.width, work.lane_sum + row * kTileLanes, work.width);
+    softmax_row<E, kCount, kExact>(item.keys, packed.k_scale, work.row_factor[row], score, work.probability + at,
+                                   work.exact_probability + at, m, work.accumulator + row * work.width,
+                                   work.lane_sum + row * kTileLanes, work.exact + row * work.width, work.width);
     if constexpr (E::kExactSums)
       if (m != before) [[unlikely]]
         fold_row(work, row, power_of_two(before - m));
@@ -120,7 +121,7 @@ void softmax_strip(const TilePacked<E>& packed, TileWork<E> work, const Item& it
 
 // The softmax of an item in shares, one for each of a number of steps of tile work. Not inlined: it stands between
 // the tile instructions of several loops.
-template <class E>
+template <class E, bool kExact>
 class Shares {
  public:
   Shares(const TilePacked<E>& packed, const TileWork<E>& work, const Item& item, int64_t steps)
@@ -136,9 +137,9 @@ class Shares {
  private:
   [[gnu::noinline]] void to(int end) {
     if (item_.keys.count == kBlockKeys / kTileLanes && !item_.keys.partial)
-      softmax_strip<E, kBlockKeys / kTileLanes>(packed_, work_, item_, done_, end);
+      softmax_strip<E, kBlockKeys / kTileLanes, kExact>(packed_, work_, item_, done_, end);
     else
-      softmax_strip<E, 0>(packed_, work_, item_, done_, end);
+      softmax_strip<E, 0, kExact>(packed_, work_, item_, done_, end);
     done_ = end;
   }
 
@@ -189,8 +190,8 @@ void load_tiles(const void* in, int64_t stride) {
 }
 
 // First product of an item: its score buffer becomes q k^T, unscaled.
-template <class E, int MT>
-void tile_scores(const TilePacked<E>& packed, const TileWork<E>& work, const Item& item, Shares<E>& shares) {
+template <class E, int MT, class Shares>
+void tile_scores(const TilePacked<E>& packed, const TileWork<E>& work, const Item& item, Shares& shares) {
   using T = typename E::Tiles;
   constexpr auto kDot = []<int kC, int kA, int kB>() { E::template dot_scores<kC, kA, kB>(); };
   constexpr int64_t kTile = TilePacked<E>::kTileElements;
@@ -213,41 +214,41 @@ void tile_scores(const TilePacked<E>& packed, const TileWork<E>& work, const Ite
   }
 }
 
-// Second product of an item for NT tiles of channels: its accumulators gain P v.
-template <class E, int MT, int NT>
-void tile_values(const TilePacked<E>& packed, const TileWork<E>& work, const Item& item, int64_t channel_tile,
-                 Shares<E>& shares) {
+// Second product of an item for NT tiles of channels: `sums`, which are those of its rows, gain P v. `p` are the
+// probabilities of its slot.
+template <class E, int MT, int NT, class Shares>
+void tile_values(const TilePacked<E>& packed, const Item& item, const typename E::Element* p, char* sums,
+                 int64_t stride, int64_t channel_tile, Shares& shares) {
   using T = typename E::Tiles;
   constexpr auto kDot = []<int kC, int kA, int kB>() { E::template dot_values<kC, kA, kB>(); };
   constexpr int kKeyTiles = TilePacked<E>::kKeyTiles;
-  constexpr int64_t kTile = TilePacked<E>::kTileElements;
-  const typename E::Element* p = work.probability + item.slot * work.kItem;
-  char* sums = static_cast<char*>(work.sums(item.row)) + channel_tile * kTileBytes;
-  load_tiles<T, MT, NT>(sums, work.width * 4);
+  load_tiles<T, MT, NT>(sums + channel_tile * kTileBytes, stride);
   for (int c = 0; c < item.keys.count; c += kKeyTiles) {
-    const typename E::Element* v =
-        packed.v + item.keys.group[c] / kKeyTiles * packed.value_group + channel_tile * kTile;
-    tile_step<T, MT, NT>(p + c * kTileLanes, kBlockKeys * static_cast<int64_t>(sizeof *p), v, kTileRows * kTileBytes,
-                         kDot);
+    const auto* v =
+        packed.v + item.keys.group[c] / kKeyTiles * packed.value_group + channel_tile * packed.kTileElements;
+    tile_step<T, MT, NT>(p + c * kTileLanes, kBlockKeys * static_cast<int64_t>(sizeof *p), v, kTileSize, kDot);
     shares.deal();
   }
-  store_tiles<T, MT, NT>(sums, work.width * 4);
+  store_tiles<T, MT, NT>(sums + channel_tile * kTileBytes, stride);
 }
 
-template <class E, int MT>
-void tile_values(const TilePacked<E>& packed, const TileWork<E>& work, const Item& item, Shares<E>& shares) {
-  if constexpr (E::kExactSums)
-    for (int row = item.row; item.fold && row < item.row + item.rows; ++row)
-      fold_row(work, row, 1.0f);
+template <class E, int MT, class Shares>
+void tile_values(const TilePacked<E>& packed, const TileWork<E>& work, const Item& item,
+                 const typename E::Element* probability, void* sums, Shares& shares) {
+  const auto* p = probability + item.slot * work.kItem;
   int64_t t = 0;
   for (; t + 2 <= packed.channel_tiles; t += 2)
-    tile_values<E, MT, 2>(packed, work, item, t, shares);
-  if (t < packed.channel_tiles) tile_values<E, MT, 1>(packed, work, item, t, shares);
+    tile_values<E, MT, 2>(packed, item, p, static_cast<char*>(sums), work.width * 4, t, shares);
+  if (t < packed.channel_tiles)
+    tile_values<E, MT, 1>(packed, item, p, static_cast<char*>(sums), work.width * 4, t, shares);
 }
 
-// The pipeline: each turn runs the softmax of one item beside the products of its neighbours.
-template <class E>
+// The pipeline: each turn runs the softmax of one item beside the products of its neighbours. kExact: unrounded P has
+// sums of its own.
+template <class E, bool kExact>
 class Pipeline {
+  using Shares = kernel::Shares<E, kExact>;
+
  public:
   Pipeline(const TilePacked<E>& packed, const TileWork<E>& work) : packed_(packed), work_(work) {}
 
@@ -257,7 +258,7 @@ class Pipeline {
     Item *ahead = &items[0], *current = &items[1], *behind = &items[2];
     if (!walk.next(*current)) return;
     Item nothing;
-    Shares<E> none(packed_, work_, nothing, 1);
+    Shares none(packed_, work_, nothing, 1);
     scores(*current, none);
     for (bool more = true, first = true; more; first = false) {
       more = walk.next(*ahead);
@@ -275,11 +276,11 @@ class Pipeline {
     // A softmax may rescale the accumulators of its rows, so it must find those of the item behind complete.
     if (behind && behind->row == current.row) {
       Item nothing;
-      Shares<E> none(packed_, work_, nothing, 1);
+      Shares none(packed_, work_, nothing, 1);
       values(*behind, none);
       behind = nullptr;
     }
-    Shares<E> shares(packed_, work_, current, (ahead ? score_steps(*ahead) : 0) + (behind ? value_steps(*behind) : 0));
+    Shares shares(packed_, work_, current, (ahead ? score_steps(*ahead) : 0) + (behind ? value_steps(*behind) : 0));
     if (ahead) scores(*ahead, shares);
     if (behind) values(*behind, shares);
     shares.rest();
@@ -287,20 +288,29 @@ class Pipeline {
 
   int64_t score_steps(const Item& item) const { return item.keys.count / 2 * packed_.steps; }
   int64_t value_steps(const Item& item) const {
-    return item.keys.count / TilePacked<E>::kKeyTiles * ((packed_.channel_tiles + 1) / 2);
+    return item.keys.count / TilePacked<E>::kKeyTiles * ((packed_.channel_tiles + 1) / 2) * (kExact ? 2 : 1);
   }
 
-  void scores(const Item& item, Shares<E>& shares) {
+  void scores(const Item& item, Shares& shares) {
     if (item.rows > kTileRows)
       tile_scores<E, 2>(packed_, work_, item, shares);
     else
       tile_scores<E, 1>(packed_, work_, item, shares);
   }
-  void values(const Item& item, Shares<E>& shares) {
+  void values(const Item& item, Shares& shares) {
+    if constexpr (E::kExactSums)
+      for (int row = item.row; item.fold && row < item.row + item.rows; ++row)
+        fold_row(work_, row, 1.0f);
     if (item.rows > kTileRows)
-      tile_values<E, 2>(packed_, work_, item, shares);
+      values<2>(item, shares);
     else
-      tile_values<E, 1>(packed_, work_, item, shares);
+      values<1>(item, shares);
+  }
+  template <int MT>
+  void values(const Item& item, Shares& shares) {
+    tile_values<E, MT>(packed_, work_, item, work_.probability, work_.sums(item.row), shares);
+    if constexpr (kExact)
+      tile_values<E, MT>(packed_, work_, item, work_.exact_probability, work_.exact + item.row * work_.width, shares);
   }
 
   const TilePacked<E>& packed_;
@@ -313,9 +323,13 @@ void tile_run(const AttentionHead& head, const void* packed_memory, const QueryB
               void* scratch) noexcept {
   const TilePacked<E> packed(const_cast<void*>(packed_memory), head.keys, head.dim);
   const TileWork<E> work(scratch, head.dim);
-  tile_start<E>(head, block, work);
+  const bool exact = E::kE4m3 && out.exact;
+  tile_start<E>(head, block, work, exact);
   E::Tiles::configure(kWholeTiles);
-  Pipeline<E>(packed, work).run(block);
+  if (exact)
+    Pipeline<E, E::kE4m3>(packed, work).run(block);
+  else
+    Pipeline<E, false>(packed, work).run(block);
   E::Tiles::release();
   if constexpr (E::kExactSums)
     for (int row = 0; row < block.end - block.begin; ++row)
