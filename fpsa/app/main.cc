@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iostream>
 
+#include "fpsa/app/cli_bench.h"
 #include "fpsa/app/cli_compare.h"
 #include "fpsa/app/cli_generate.h"
 #include "fpsa/app/cli_info.h"
@@ -53,12 +54,13 @@ int run(int argc, const char* const* argv) {
   fpsa::app::add_info_command(app);
   fpsa::app::add_compare_commands(app);
   fpsa::app::add_train_command(app);
+  fpsa::app::add_bench_command(app);
 
   auto arguments = fpsa::app::with_dashes(argc, argv);
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {
     app.parse(arguments);
-    FPSA_USAGE_CHECK(!app.get_subcommands().empty(), "command: expected one of generate, info, compare, sheet, train, ",
+    FPSA_USAGE_CHECK(!app.get_subcommands().empty(), "command: expected one of generate, info, compare, sheet, train, bench, ",
                      "got none; all: fpsa --help");
     return 0;
   } catch (const CLI::Success& success) {  // --help, --version

@@ -1,0 +1,149 @@
+#include "fpsa/app/bench_problem.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "fpsa/base/check.h"
+#include "fpsa/ops/quantize.h"
+#include "fpsa/ops/views.h"
+
+namespace fpsa::app::bench {
+namespace {
+
+// P and the output are F32; sums of up to 75,600 terms, which round at random.
+constexpr double kF32Limit = 1e-5;
+// Both sides round P and the output to BF16 by themselves: two relative roundings of 2^-9 each, and a factor 2.
+constexpr double kBf16Limit = 0.0079;
+// The same, and codes of P that differ by a step of 2^-4 for at most every hundredth of them.
+constexpr double kE4m3Limit = 0.0142;
+
+// Three stretches of positions in tile order.
+std::vector<kernel::QueryBlock> probes(const kernel::Visibility& visibility, int64_t tokens) {
+  constexpr int64_t kRows = 8;
+  std::vector<kernel::QueryBlock> found;
+  for (const int64_t at : {int64_t{0}, tokens / 2, std::max<int64_t>(tokens - kRows, 0)}) {
+    const auto block =
+        std::ranges::find_if(visibility.blocks(), [&](const kernel::QueryBlock& b) { return b.end > at; });
+    const auto end = static_cast<int32_t>(std::min<int64_t>(at + kRows, block->end));
+    found.push_back({static_cast<int32_t>(at), end, block->ranges, block->range_count});
+  }
+  return found;
+}
+
+// Codes and scales of q, k, v.
+struct Codes {
+  ops::Quantized q, k, v;
+};
+
+Codes quantize(const Inputs& inputs, const ops::Plan& plan, const Format&) {
+  return {ops::quantize_tokens(inputs.q, plan), ops::quantize_tokens(inputs.k, plan),
+          ops::quantize_channels(inputs.v, plan)};
+}
+
+void set_codes(KernelHead& made, const Codes& codes, int64_t dim) {
+  kernel::AttentionHead& head = made.head;
+  head.q = {codes.q.codes.const_data_ptr(), dim, nullptr};
+  head.k = {codes.k.codes.const_data_ptr(), dim, nullptr};
+  head.v = {codes.v.codes.const_data_ptr(), dim, nullptr};
+  head.q_scale = codes.q.token_scale.const_data_ptr<float>();
+  head.k_scale = codes.k.token_scale.const_data_ptr<float>();
+  head.v_scale = codes.v.scales.const_data_ptr<float>();
+  for (const auto* x : {&codes.q, &codes.k, &codes.v}) {
+    made.storage.push_back(x->codes);
+    made.storage.push_back(x->scales);
+    made.storage.push_back(x->token_scale);
+  }
+}
+
+}  // namespace
+
+Inputs make_inputs(const Shape& shape, at::ScalarType type) {
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(shape.tokens()));
+  const auto make = [&] {
+    return at::randn({1, shape.tokens(), shape.heads, shape.dim}, generator, at::TensorOptions(at::kFloat)).to(type);
+  };
+  Inputs inputs;
+  inputs.q = make();
+  inputs.k = make();
+  inputs.v = make();
+  return inputs;
+}
+
+const std::vector<Format>& formats() {
+  using kernel::Dtype;
+  static const std::vector<Format> all = {
+      {Dtype::kF32, ops::Precision::kNone, at::kFloat, kF32Limit},
+      {Dtype::kBf16, ops::Precision::kNone, at::kBFloat16, kBf16Limit},
+      {Dtype::kE4m3, ops::Precision::kE4m3, at::kBFloat16, kE4m3Limit},
+  };
+  return all;
+}
+
+const Format& format_of(kernel::Dtype dtype) {
+  const auto found = std::ranges::find(formats(), dtype, &Format::dtype);
+  FPSA_CHECK(found != formats().end(), "bench: no format for kernels of dtype ", kernel::dtype_name(dtype));
+  return *found;
+}
+
+KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format& format) {
+  KernelHead made;
+  made.head.queries = made.head.keys = plan.tokens();
+  made.head.dim = inputs.q.size(3);
+  made.head.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(made.head.dim)));
+  const auto first = [](const at::Tensor& x) { return x.narrow(2, 0, 1); };
+  const Inputs head = {first(inputs.q), first(inputs.k), first(inputs.v)};
+  if (format.eight_bit()) {
+    set_codes(made, quantize(head, plan, format), made.head.dim);
+    return made;
+  }
+  const int32_t* index = plan.order().to_raster().data();
+  made.head.q = ops::rows_of(head.q, 0, 0, index);
+  made.head.k = ops::rows_of(head.k, 0, 0, index);
+  made.head.v = ops::rows_of(head.v, 0, 0, index);
+  made.storage = {head.q, head.k, head.v};
+  return made;
+}
+
+void run_prepass(const Inputs& inputs, const ops::Plan& plan, const Format& format) {
+  quantize(inputs, plan, format);
+}
+
+Rows reference_rows(const Inputs& inputs, const ops::Plan& plan, const Format& format) {
+  const KernelHead made = kernel_head(inputs, plan, format);
+  const kernel::AttentionHead& head = made.head;
+  const auto& kernel = kernel::attention_fwd_at(format.dtype, kernel::Isa::kReference).kernel;
+  const auto bytes = [](int64_t n) { return at::empty({std::max<int64_t>(n, 1)}, at::kByte); };
+  const auto packed = bytes(kernel.packed_bytes(head.keys, head.dim));
+  const auto scratch = bytes(kernel.scratch_bytes(head.keys, head.dim));
+  kernel.pack(head, 0, head.keys, packed.mutable_data_ptr());
+  const auto out = at::empty({head.queries, head.dim}, at::kFloat);  // by position
+  Rows rows;
+  std::vector<at::Tensor> values;
+  for (const auto& block : probes(plan.visibility(0), plan.tokens())) {
+    kernel::AttentionOut to;
+    to.out = out.mutable_data_ptr();
+    to.stride = head.dim;
+    kernel.run(head, packed.const_data_ptr(), block, to, scratch.mutable_data_ptr());
+    for (int32_t i = block.begin; i < block.end; ++i)
+      rows.raster.push_back(plan.order().to_raster()[static_cast<size_t>(i)]);
+    values.push_back(out.narrow(0, block.begin, block.end - block.begin));
+  }
+  rows.values = at::cat(values).to(at::kDouble);
+  return rows;
+}
+
+at::Tensor rows_of(const at::Tensor& x, const Rows& rows) {
+  return x.select(0, 0).select(1, 0).index_select(0, at::tensor(at::ArrayRef<int64_t>(rows.raster)));
+}
+
+double check_rows(const at::Tensor& got, const Rows& expected, double limit, const std::string& what) {
+  const auto difference = got.to(at::kDouble) - expected.values;
+  const double error = (difference.norm() / expected.values.norm().clamp_min(1e-300)).item<double>();
+  FPSA_CHECK(error <= limit, what, ": expected the reference's rows within a relative distance of ", limit, ", got ",
+             error, "; no time is reported for a wrong result");
+  return error;
+}
+
+}  // namespace fpsa::app::bench

@@ -1,0 +1,76 @@
+#include "fpsa/app/cli_bench.h"
+
+#include <ATen/Parallel.h>
+
+#include <cstdlib>
+#include <memory>
+
+#include "fpsa/app/bench_attention.h"
+#include "fpsa/app/bench_peer.h"
+#include "fpsa/app/flags.h"
+#include "fpsa/app/interrupt.h"
+#include "fpsa/app/machine.h"
+#include "fpsa/app/outputs.h"
+#include "fpsa/app/usage_error.h"
+#include "fpsa/kernel/table.h"
+#include "fpsa/ops/environment.h"
+
+namespace fpsa::app {
+namespace {
+
+struct BenchFlags {
+  bench::AttentionBenchOptions options;
+  int64_t threads = 0;
+  std::string isa;
+  bool quick = false, full = false;
+};
+
+int threads_of(int64_t wanted) {
+  return wanted > 0 ? static_cast<int>(wanted) : available_processors();
+}
+
+void run(BenchFlags& flags) {
+  FPSA_USAGE_CHECK(!(flags.quick && flags.full), "--quick: expected at most one of --quick and --full, got both");
+  ops::apply_environment();
+  if (!flags.isa.empty()) {
+    try {
+      kernel::force_isa(flags.isa);
+    } catch (const Error& error) {
+      throw UsageError(join("--", error.what()));
+    }
+  }
+  auto& options = flags.options;
+  options.extent = flags.quick ? bench::Extent::kQuick : flags.full ? bench::Extent::kFull : bench::Extent::kDefault;
+  options.threads = threads_of(flags.threads);
+  if (!options.json.empty()) check_writable_file("--json", options.json, 1 << 20);
+  at::set_num_threads(options.threads);
+  install_interrupt_handlers();
+  bench::run_attention_bench(options);
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  auto* command = app.add_subcommand("bench", "Measure kernels against the machine's limits and against torch");
+  command->require_subcommand(0, 1);
+  auto* attention = command->add_subcommand("attention", "Attention kernels; about 6 minutes on two cores");
+  auto flags = std::make_shared<BenchFlags>();
+  add_path(*attention, "--json", flags->options.json, "Write cases and summary to this file");
+  add_integer(*attention, "--threads", flags->threads, 0, 1024, "Threads (0: all processors)");
+  add_text(*attention, "--isa", flags->isa, "Use the kernels of this instruction set level, not the best");
+  add_choice(*attention, "--only", flags->options.only, bench::attention_groups(), "Only this group of cases");
+  add_switch(*attention, "--quick", flags->quick, "Tiny shapes, seconds: that everything works, not how fast");
+  add_switch(*attention, "--full", flags->full, "Every shape at both head dims");
+  attention->final_callback([flags] { run(*flags); });
+  command->final_callback([command] {
+    FPSA_USAGE_CHECK(!command->get_subcommands().empty(), "bench: expected what to measure: attention; got none");
+  });
+
+  // The process in which `bench` times torch; not for people.
+  auto* peer = app.add_subcommand("bench-peer")->group("");
+  auto threads = std::make_shared<int64_t>(0);
+  add_integer(*peer, "--threads", *threads, 0, 1024, "");
+  peer->final_callback([threads] { std::exit(bench::serve_peer(threads_of(*threads))); });
+}
+
+}  // namespace fpsa::app

@@ -1,0 +1,186 @@
+"""`fpsa bench attention` from outside: what it reports, what it refuses, and that a broken peer is not hidden."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from test_cli import FAILED, USAGE, assert_error, outputs
+
+SUMMARY = [
+    "isa", "dense_bf16_peak_fraction", "dense_bf16_vs_torch_best", "dense_bf16_vs_torch_shipped", "e4m3_vs_bf16",
+    "int8_peak_fraction", "sparse_efficiency", "paper_case_vs_torch_best", "sparse_backward_vs_torch_best",
+    "prepass_share", "ragged_waste", "threads_scaling", "peak_threads_scaling",
+]
+
+
+@pytest.fixture(scope="module")
+def quick(binary, tmp_path_factory):
+    """One whole --quick run on two threads: the finished process and its JSON."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = subprocess.run([binary, "bench", "attention", "--quick", "--threads", "2", "--json", "bench.json"], cwd=folder,
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outputs(folder) == ["bench.json"]
+    return done, json.loads((folder / "bench.json").read_text())
+
+
+def selected(report, dtype):
+    return next(name for name in report["machine"]["kernels"] if name.startswith(f"attention_fwd_{dtype}_"))
+
+
+def test_the_summary_has_exactly_its_keys_and_each_has_a_number_or_a_reason(quick):
+    _, report = quick
+    assert sorted(report["summary"]) == sorted(SUMMARY)
+    for key, value in report["summary"].items():
+        if value is None:
+            assert report["summary_notes"][key], key
+        elif key == "isa":
+            assert value == report["machine"]["isa"]
+        else:
+            assert isinstance(value, float) and value >= 0, key
+    # What every build can measure.
+    for key in ("dense_bf16_vs_torch_best", "dense_bf16_vs_torch_shipped", "e4m3_vs_bf16", "sparse_efficiency",
+                "paper_case_vs_torch_best", "prepass_share", "threads_scaling"):
+        assert report["summary"][key] > 0, report["summary_notes"]
+    assert report["summary"]["dense_bf16_vs_torch_best"] <= report["summary"]["dense_bf16_vs_torch_shipped"]
+    if "avx2" in report["machine"]["isa_levels"]:
+        assert report["summary"]["dense_bf16_peak_fraction"] > 0 and report["summary"]["peak_threads_scaling"] > 0
+
+
+def test_every_case_has_its_fields(quick):
+    _, report = quick
+    assert report["extent"] == "quick" and report["threads"] == 2 and report["failures"] == []
+    groups = {case["group"] for case in report["cases"]}
+    assert groups >= {"machine", "waste", "kernels", "dense", "scaling", "sparse", "prepass", "paper"}
+    names = [case["name"] for case in report["cases"]]
+    assert len(names) == len(set(names))
+    for case in report["cases"]:
+        assert "failure" not in case, case
+        if case["group"] == "waste":
+            assert 0 <= case["waste"] < 10
+            continue
+        assert case["seconds"] > 0 and case["samples"] and case["spread"] >= 0, case
+        assert isinstance(case["disturbed"], bool) and isinstance(case["rejected"], int), case
+        assert min(case["samples"]) <= case["seconds"] <= max(case["samples"]), case
+        if case["group"] in ("dense", "sparse", "paper"):
+            assert 0 <= case["error"] < 0.02, case
+            assert case["operations"] > 0 and 0 < case["density"] <= 1, case
+        if case["group"] == "sparse" and case["density"] < 1:
+            assert case["efficiency"] > 0
+        if case["group"] == "kernels" and case["isa"] != "reference":
+            assert case["vs_reference"] > 0 and case["vs_lower"] > 0
+
+
+def test_the_kernels_group_walks_the_whole_table(quick):
+    _, report = quick
+    timed = {case["kernel"] for case in report["cases"] if case["group"] == "kernels"}
+    for level in report["machine"]["isa_levels"]:
+        assert any(name.endswith("_" + level) for name in timed), level
+    assert {selected(report, dtype) for dtype in ("f32", "bf16", "e4m3")} <= timed
+
+
+def test_the_text_names_machine_kernels_and_torch(quick):
+    done, report = quick
+    for part in (report["machine"]["processor"], "torch " + report["machine"]["torch"], "ISA", selected(report, "bf16"),
+                 "summary", "torch as shipped"):
+        assert part in done.stdout, part
+    for key in SUMMARY:
+        assert key in done.stdout, key
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("attention", "--threads", "-1"), "--threads: expected a whole number from 0 to 1024, got '-1'"),
+    (("attention", "--threads", "two"), "--threads"),
+    (("attention", "--only", "dens"), "--only: expected machine|"),
+    (("attention", "--isa", "sse9"), "isa: expected one of auto, reference"),
+    (("attention", "--quick", "--full"), "at most one of --quick and --full"),
+    (("attention", "--quik"), "did you mean --quick"),
+    (("conv",), "conv"),
+    ((), "expected what to measure: attention"),
+])
+def test_bad_flags_are_named(fpsa, tmp_path, arguments, words):
+    assert_error(fpsa("bench", *arguments), USAGE, words)
+    assert outputs(tmp_path) == []
+
+
+def test_one_group_alone_says_what_it_left_out(fpsa, tmp_path):
+    done = fpsa("bench", "attention", "--quick", "--only", "waste", "--threads", 1, "--json", "waste.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "waste.json").read_text())
+    assert {case["group"] for case in report["cases"]} == {"waste"}
+    assert report["summary"]["ragged_waste"] >= 0
+    assert report["summary"]["dense_bf16_vs_torch_best"] is None
+    assert "--only" in report["summary_notes"]["dense_bf16_vs_torch_best"]
+
+
+def test_a_forced_level_is_the_one_that_is_measured(fpsa, tmp_path):
+    done = fpsa("bench", "attention", "--quick", "--only", "sparse", "--isa", "reference", "--json", "reference.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "reference.json").read_text())
+    assert report["summary"]["isa"] == "reference"
+    assert all(case["kernel"].endswith("_reference") for case in report["cases"])
+
+
+def test_places_are_checked_before_the_work_and_an_old_file_survives(fpsa, binary, tmp_path):
+    started = time.monotonic()
+    assert_error(fpsa("bench", "attention", "--json", "missing/bench.json"), FAILED, "--json:", "missing")
+    assert time.monotonic() - started < 30, "the check came after the work"
+    (tmp_path / "bench.json").write_text("old")
+    process = subprocess.Popen([binary, "bench", "attention", "--json", "bench.json"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while "machine/peak" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.communicate()
+    assert outputs(tmp_path) == ["bench.json"] and (tmp_path / "bench.json").read_text() == "old"
+
+
+def children(process):
+    path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(text) for text in path.read_text().split()]
+
+
+def test_a_peer_that_dies_is_reported_and_fails_the_run(binary, tmp_path):
+    process = subprocess.Popen([binary, "bench", "attention", "--quick", "--only", "dense", "--json", "bench.json"],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and not (found := children(process)):
+            time.sleep(0.002)
+        assert found, "no peer was started"
+        os.kill(found[0], signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == FAILED, stdout + stderr
+    assert "fpsa: error: bench:" in stderr and "signal 9" in stdout
+    report = json.loads((tmp_path / "bench.json").read_text())
+    failed = [case for case in report["cases"] if "failure" in case]
+    assert failed and all("signal 9" in case["failure"] and "torch" in case["kernel"] for case in failed)
+    assert report["failures"]
+    assert report["summary"]["dense_bf16_vs_torch_shipped"] is None
+    assert report["summary_notes"]["dense_bf16_vs_torch_shipped"]
+    assert report["summary"]["e4m3_vs_bf16"] > 0, "our own figures stay"
+
+
+def test_without_the_preloaded_library_the_best_peer_is_a_failure_not_a_guess(binary, tmp_path):
+    alone = tmp_path / "elsewhere" / "bin"
+    alone.mkdir(parents=True)
+    shutil.copy(binary, alone / "fpsa")
+    done = subprocess.run([alone / "fpsa", "bench", "attention", "--quick", "--only", "dense"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=240)
+    if "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text():
+        assert done.returncode == 0
+        return
+    assert done.returncode == FAILED
+    assert "libfpsa_mkl_vendor.so" in done.stdout and "fpsa: error: bench:" in done.stderr
