@@ -196,6 +196,19 @@ const PeakLoop* peak_loop_of(const kernel::AttentionFwdEntry& entry) {
   return nullptr;
 }
 
+WorkUnit work_unit_of(const kernel::AttentionFwdEntry& entry) {
+  switch (entry.isa) {
+    case kernel::Isa::kReference:
+      return {1, 1};
+    case kernel::Isa::kAvx2:  // a group of packed keys; register tiles come in every number of rows
+      return {1, 8};
+    case kernel::Isa::kAvx512:
+    case kernel::Isa::kAvx512Bf16:
+      return {1, 16};
+  }
+  return {};
+}
+
 PeakRate measure_peak(const PeakLoop& loop, int threads, const SamplePolicy& policy) {
   constexpr int64_t kIterations = int64_t{1} << 20;  // some 10 ms: the start of the threads is lost in them
   const auto call = [&] { on_threads(threads, [&](int) { loop.run(kIterations); }); };

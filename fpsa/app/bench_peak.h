@@ -25,6 +25,12 @@ std::span<const PeakLoop> peak_loops();
 /// The loop of the instruction that does an entry's two products; null for the reference.
 const PeakLoop* peak_loop_of(const kernel::AttentionFwdEntry& entry);
 
+/// Rows and keys that an entry always computes together, visible or not.
+struct WorkUnit {
+  int64_t rows = 1, keys = 1;
+};
+WorkUnit work_unit_of(const kernel::AttentionFwdEntry& entry);
+
 struct PeakRate {
   double rate = 0;  // operations per second, all threads together
   Timing timing;

@@ -61,7 +61,7 @@ Sizes sizes_of(Extent extent) {
   sizes.dense = {{{9, 16, 16}, 4}, {{21, 15, 26}, 1}, {{21, 30, 52}, 1}};
   sizes.primary = {21, 30, 52};
   sizes.tile = {6, 8, 8};
-  sizes.windows = {{2, 2, 3}, {4, 2, 2}, {3, 3, 3}};
+  sizes.windows = {{2, 2, 3}, {4, 2, 2}, {2, 3, 4}};
   sizes.paper = {21, 45, 80};
   sizes.paper_window = {6, 6, 1};
   sizes.kernel_grid = {9, 16, 16};

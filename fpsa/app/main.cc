@@ -17,31 +17,37 @@ namespace {
 
 using fpsa::app::kUsage;
 
+// The innermost command of the line: "attention" of "fpsa bench attention".
 const CLI::App& chosen_command(const CLI::App& app) {
   const auto chosen = app.get_subcommands();
-  return chosen.empty() ? app : *chosen.front();
+  return chosen.empty() ? app : chosen_command(*chosen.front());
+}
+
+// "fpsa bench attention".
+std::string full_name(const CLI::App& command) {
+  return command.get_parent() ? full_name(*command.get_parent()) + " " + command.get_name() : "fpsa";
 }
 
 int report_unknown(const CLI::App& app, const std::vector<std::string>& arguments) {
   const auto& command = chosen_command(app);
   for (const auto& argument : arguments) {
     std::cerr << "fpsa: error: " << argument << ": expected ";
-    const bool at_top = &command == &app && !argument.starts_with("-");
     std::vector<std::string> known;
-    if (at_top) {
-      for (const auto* subcommand : app.get_subcommands({}))
-        known.push_back(subcommand->get_name());
+    for (const auto* subcommand : command.get_subcommands({}))
+      if (!subcommand->get_group().empty()) known.push_back(subcommand->get_name());
+    const bool is_command = !argument.starts_with("-") && !known.empty();
+    if (is_command) {
       std::cerr << "a command";
     } else {
       known = fpsa::app::flag_names(command);
-      std::cerr << "one of the flags of 'fpsa" << (&command == &app ? "" : " " + command.get_name()) << "'";
+      std::cerr << "one of the flags of '" << full_name(command) << "'";
     }
     const auto dashes = argument.find_first_not_of('-');
     const auto name = dashes == std::string::npos ? argument : argument.substr(dashes);
     const auto near = fpsa::app::nearest_name(name.substr(0, name.find('=')), known);
     std::cerr << ", got an unknown one; ";
-    if (near) std::cerr << "did you mean " << (at_top ? "" : "--") << *near << "? ";
-    std::cerr << "All: fpsa" << (&command == &app ? "" : " " + command.get_name()) << " --help\n";
+    if (near) std::cerr << "did you mean " << (is_command ? "" : "--") << *near << "? ";
+    std::cerr << "All: " << full_name(command) << " --help\n";
   }
   return kUsage;
 }
@@ -60,7 +66,8 @@ int run(int argc, const char* const* argv) {
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {
     app.parse(arguments);
-    FPSA_USAGE_CHECK(!app.get_subcommands().empty(), "command: expected one of generate, info, compare, sheet, train, bench, ",
+    FPSA_USAGE_CHECK(!app.get_subcommands().empty(),
+                     "command: expected one of generate, info, compare, sheet, train, bench, ",
                      "got none; all: fpsa --help");
     return 0;
   } catch (const CLI::Success& success) {  // --help, --version
@@ -70,9 +77,7 @@ int run(int argc, const char* const* argv) {
     std::erase_if(unknown, [](const std::string& argument) { return argument.empty(); });
     return report_unknown(app, unknown);
   } catch (const CLI::ParseError& error) {
-    const auto& command = chosen_command(app);
-    std::cerr << "fpsa: error: " << error.what() << "; usage: fpsa"
-              << (&command == &app ? "" : " " + command.get_name()) << " --help\n";
+    std::cerr << "fpsa: error: " << error.what() << "; usage: " << full_name(chosen_command(app)) << " --help\n";
     return kUsage;
   }
 }
