@@ -102,8 +102,23 @@ void bench_kernels(Session& session) {
   }
 }
 
+// Our case of a format in a race with one problem; null when this build has no such format.
+const Case* ours(const std::vector<Case>& cases, std::string_view format) {
+  const auto found = std::ranges::find_if(
+      cases, [&](const Case& item) { return item.format == format && item.kernel.starts_with("attention_fwd_"); });
+  return found == cases.end() ? nullptr : &*found;
+}
+
+void peak_figure(Report& report, const std::string& key, const Case* item) {
+  if (!item) return report.no_figure(key, "no kernel of this format in this build");
+  if (item->failed()) return report.no_figure(key, join(item->name, ": ", item->timing.failure));
+  if (!item->peak_fraction) return report.no_figure(key, join("no peak loop for ", item->kernel));
+  report.figure(key, *item->peak_fraction, item->timing.disturbed);
+}
+
 // Every length and head dim: our formats and torch.
 void bench_dense(Session& session) {
+  auto& report = session.report();
   for (const int64_t dim : session.sizes().dims) {
     for (Shape shape : session.sizes().dense) {
       shape.dim = dim;
@@ -111,35 +126,15 @@ void bench_dense(Session& session) {
       for (const Format& format : formats())
         if (format.dtype != Dtype::kF32)
           entrants.push_back(session.own("dense", shape, "dense", pattern::kFullWindow, format));
-      const size_t ours = entrants.size();
       std::ranges::move(session.torch("dense", shape), std::back_inserter(entrants));
       const auto cases = session.race(std::move(entrants));
       if (shape.grid != session.sizes().primary || dim != 128) continue;
-
-      auto& report = session.report();
-      const auto of = [&](Dtype dtype) -> const Case* {
-        size_t i = 0;
-        for (const Format& format : formats()) {
-          if (format.dtype == Dtype::kF32) continue;
-          if (format.dtype == dtype && i < ours) return &cases[i];
-          ++i;
-        }
-        return nullptr;
-      };
-      const auto fraction = [&](const std::string& key, const Case* item) {
-        if (!item || !item->peak_fraction)
-          report.no_figure(key, item && item->failed() ? item->timing.failure
-                                : item                 ? "the selected kernel " + item->kernel + " has no peak loop"
-                                                       : "no kernel of this dtype in this build");
-        else
-          report.figure(key, *item->peak_fraction, item->timing.disturbed);
-      };
-      const Case* bf16 = of(Dtype::kBf16);
-      fraction("dense_bf16_peak_fraction", bf16);
-      report.no_figure("int8_peak_fraction", "no kernel of this dtype in this build");
+      const Case* bf16 = ours(cases, "bf16");
+      peak_figure(report, "dense_bf16_peak_fraction", bf16);
+      peak_figure(report, "int8_peak_fraction", ours(cases, "int8"));
       report.ratio("dense_bf16_vs_torch_best", best_torch(cases), bf16);
       report.ratio("dense_bf16_vs_torch_shipped", shipped_torch(cases), bf16);
-      report.ratio("e4m3_vs_bf16", bf16, of(Dtype::kE4m3));
+      report.ratio("e4m3_vs_bf16", bf16, ours(cases, "e4m3"));
     }
   }
 }

@@ -73,7 +73,7 @@ Peer::Peer(std::string name, const std::filesystem::path& preload, int threads) 
   try {
     const bool took_effect = read_line().at("override");
     FPSA_CHECK(took_effect == !preload.empty(), name_, ": expected MKL's vendor check to be ",
-               preload.empty() ? "torch's own" : "overridden by " + preload.string(), ", got the opposite",
+               preload.empty() ? "torch's own" : join("overridden by ", preload.string()), ", got the opposite",
                preload.empty() ? "; unset LD_PRELOAD" : "");
   } catch (...) {
     close(socket_);
@@ -154,7 +154,7 @@ int Peer::prepare(const PeerCall& call, const std::vector<int64_t>& rows, at::Te
 
 Sample Peer::sample(int id, int repeats) {
   const auto answer = ask({{"sample", id}, {"repeats", repeats}});
-  return {answer.at("seconds"), answer.at("others")};
+  return {answer.at("seconds"), answer.at("others"), answer.at("cpu")};
 }
 
 void Peer::release() {

@@ -4,7 +4,7 @@
 // The parent asks in lines of JSON, the child answers in lines of JSON:
 //   (first line, unasked)                              {"torch": "2.13.0", "override": true}
 //   {"prepare": {grid, heads, dim, heads_first, backward}}   {"id": 0, "out": [rows], "rows": [raster positions]}
-//   {"sample": id, "repeats": n}                       {"seconds": s, "others": share}
+//   {"sample": id, "repeats": n}                       {"seconds": s, "others": share, "cpu": s}
 //   {"release": true}                                  {}
 // An error is {"error": text}; the child ends when its input does.
 #pragma once

@@ -85,7 +85,7 @@ json answer(const json& request, std::vector<Prepared>& calls) {
   }
   const auto& call = calls.at(request.at("sample").get<size_t>());
   const Sample sample = time_calls(request.at("repeats"), call.run);
-  return {{"seconds", sample.seconds}, {"others", sample.others}};
+  return {{"seconds", sample.seconds}, {"others", sample.others}, {"cpu", sample.cpu}};
 }
 
 }  // namespace

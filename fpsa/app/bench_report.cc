@@ -40,7 +40,9 @@ std::string line_of(const Case& item) {
     if (value.is_number_float()) out << "  " << key << ' ' << fixed(value, 4);
   if (item.error) out << "  error " << std::defaultfloat << std::setprecision(2) << *item.error;
   if (!item.kernel.empty()) out << "  " << item.kernel;
-  if (item.timing.disturbed) out << "  DISTURBED by other processes (" << fixed(item.timing.others * 100, 0) << "%)";
+  if (item.timing.disturbed)
+    out << "  DISTURBED by other processes (" << fixed(item.timing.others * 100, 0) << "%), processor time "
+        << time_text(item.timing.cpu);
   return out.str();
 }
 
@@ -49,6 +51,7 @@ json json_of(const Case& item) {
                  {"name", item.name},
                  {"kernel", item.kernel},
                  {"isa", item.isa},
+                 {"format", item.format},
                  {"grid", {item.grid.t, item.grid.y, item.grid.x}},
                  {"tokens", item.grid.volume()},
                  {"heads", item.heads},

@@ -17,6 +17,7 @@ struct Case {
   std::string group, name;  // "dense", "dense/e4m3/L32760/D128"
   std::string kernel;       // the entry that ran, or whose implementation
   std::string isa;
+  std::string format;  // "bf16", "e4m3"; empty where it does not matter
   pattern::Grid grid;
   int64_t heads = 1, dim = 0;
   int threads = 1;

@@ -38,7 +38,7 @@ double busy_seconds() {
   return ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
-double own_seconds() {
+double process_seconds() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   const auto seconds = [](const timeval& t) {
@@ -79,14 +79,17 @@ Timing timing_of(const Turn& turn, double limit) {
   std::ranges::stable_sort(windows, {}, &Sample::others);
   const int clean = turn.clean(limit);
   Timing timing;
+  std::vector<double> cpu;
   timing.disturbed = clean < turn.wanted;
   timing.rejected = static_cast<int>(windows.size()) - clean;
   // Clean windows all count, in whatever number; disturbed ones only stand in.
   windows.resize(static_cast<size_t>(std::max(clean, turn.wanted)));
   for (const auto& window : windows) {
     timing.samples.push_back(window.seconds);
+    cpu.push_back(window.cpu);
     timing.others = std::max(timing.others, window.others);
   }
+  timing.cpu = median(cpu);
   timing.seconds = median(timing.samples);
   timing.spread = (std::ranges::max(timing.samples) - std::ranges::min(timing.samples)) / timing.seconds;
   return timing;
@@ -94,21 +97,25 @@ Timing timing_of(const Turn& turn, double limit) {
 
 }  // namespace
 
-OthersWatch::OthersWatch() : begin_(std::chrono::steady_clock::now()), busy_(busy_seconds()), own_(own_seconds()) {}
+OthersWatch::OthersWatch() : begin_(std::chrono::steady_clock::now()), busy_(busy_seconds()), own_(process_seconds()) {}
 
 double OthersWatch::seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
 }
 
+double OthersWatch::own_seconds() const {
+  return process_seconds() - own_;
+}
+
 double OthersWatch::others() const {
-  const double wall = seconds(), own = own_seconds() - own_, busy = busy_seconds() - busy_;
+  const double wall = seconds(), own = own_seconds(), busy = busy_seconds() - busy_;
   return wall > 0 ? std::max(busy - own, 0.0) / wall : 0.0;
 }
 
 nlohmann::json Timing::to_json() const {
   if (!failure.empty()) return {{"failure", failure}};
-  return {{"seconds", seconds},   {"spread", spread},       {"samples", samples},
-          {"rejected", rejected}, {"disturbed", disturbed}, {"others", others}};
+  return {{"seconds", seconds},     {"spread", spread}, {"samples", samples}, {"rejected", rejected},
+          {"disturbed", disturbed}, {"others", others}, {"cpu_seconds", cpu}};
 }
 
 std::vector<Timing> take_turns(const std::vector<Contender>& contenders, const SamplePolicy& policy) {

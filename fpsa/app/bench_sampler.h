@@ -16,13 +16,15 @@ namespace fpsa::app::bench {
 struct Sample {
   double seconds = 0;  // per call
   double others = 0;   // processor time of other processes, as a share of the window's wall time
+  double cpu = 0;      // this process's processor time per call, all threads
 };
 
 /// Watches the processors that this process may use, from construction on.
 class OthersWatch {
  public:
   OthersWatch();
-  double seconds() const;  // wall time so far
+  double seconds() const;      // wall time so far
+  double own_seconds() const;  // processor time of this process
   /// Processor time that other processes and the hypervisor took, divided by wall time.
   ///   Errors    fpsa::Error where /proc/stat is missing
   double others() const;
@@ -38,7 +40,7 @@ Sample time_calls(int repeats, const Function& call) {
   const OthersWatch watch;
   for (int i = 0; i < repeats; ++i)
     call();
-  return {watch.seconds() / repeats, watch.others()};
+  return {watch.seconds() / repeats, watch.others(), watch.own_seconds() / repeats};
 }
 
 /// Something that takes turns.
@@ -51,6 +53,7 @@ struct Contender {
 struct Timing {
   double seconds = 0;  // median
   double spread = 0;   // (largest - smallest) / median of the samples that count
+  double cpu = 0;      // median of processor time: what is left to look at on a machine that is never quiet
   std::vector<double> samples;
   int rejected = 0;        // windows that others disturbed
   bool disturbed = false;  // too few clean windows: the least disturbed ones stand in

@@ -99,7 +99,7 @@ std::shared_ptr<const ops::Plan> Session::plan(const pattern::Grid& grid, const 
 Case Session::start_case(const std::string& group, const std::string& name, const Shape& shape) const {
   Case item;
   item.group = group;
-  item.name = group + "/" + name + dims_text(shape);
+  item.name = join(group, "/", name, dims_text(shape));
   item.grid = shape.grid;
   item.heads = shape.heads;
   item.dim = shape.dim;
@@ -112,8 +112,9 @@ Entrant Session::own(const std::string& group, const Shape& shape, const std::st
   const auto plan = this->plan(shape.grid, pattern, window);
   Entrant entrant;
   Case& item = entrant.result;
-  item =
-      start_case(group, plan->dense() ? format.name() : format.name() + "/sparse" + pattern::to_string(window), shape);
+  item = start_case(group, plan->dense() ? format.name() : join(format.name(), "/sparse", pattern::to_string(window)),
+                    shape);
+  item.format = format.name();
   item.density = plan->density();
   item.operations = static_cast<double>(pattern::attention_flops(plan->mask(), plan->order(), shape.heads, shape.dim));
   ops::AttentionOptions how;
@@ -175,6 +176,7 @@ std::vector<Entrant> Session::torch(const std::string& group, const Shape& shape
   start_peers();
   std::vector<Entrant> entrants;
   Case base = start_case(group, "bf16", shape);
+  base.format = "bf16";
   base.operations = (backward ? 10.0 : 4.0) * static_cast<double>(shape.tokens()) *
                     static_cast<double>(shape.tokens()) * static_cast<double>(shape.dim * shape.heads);
   std::optional<Rows> expected;

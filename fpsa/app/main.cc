@@ -25,7 +25,7 @@ const CLI::App& chosen_command(const CLI::App& app) {
 
 // "fpsa bench attention".
 std::string full_name(const CLI::App& command) {
-  return command.get_parent() ? full_name(*command.get_parent()) + " " + command.get_name() : "fpsa";
+  return command.get_parent() ? fpsa::join(full_name(*command.get_parent()), " ", command.get_name()) : "fpsa";
 }
 
 int report_unknown(const CLI::App& app, const std::vector<std::string>& arguments) {
