@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <iostream>
 
+#include "fpsa/app/bench_backward.h"
 #include "fpsa/app/bench_session.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/machine.h"
@@ -164,7 +165,7 @@ void bench_scaling(Session& session) {
   const auto cases = session.race({one, all});
   report.ratio("threads_scaling", &cases[0], &cases[1]);
   const auto& entry = kernel::attention_fwd(Dtype::kBf16);
-  if (const PeakLoop* loop = peak_loop_of(entry)) {
+  if (const PeakLoop* loop = peak_loop_of(entry.isa, entry.dtype)) {
     const auto &alone = session.peak(*loop, 1), &together = session.peak(*loop, threads);
     report.figure("peak_threads_scaling", together.rate / alone.rate,
                   alone.timing.disturbed || together.timing.disturbed);
@@ -248,7 +249,7 @@ void bench_prepass(Session& session) {
       auto whole = session.own("prepass", shape, problem.pattern, problem.window, format);
       Entrant alone{whole.result, {}};
       alone.result.name += "/prepass";
-      alone.result.kernel = kernel::quantize().name;
+      alone.result.kernel = kernel::quantize(format.dtype).name;
       alone.result.operations = 0;
       alone.result.error.reset();
       alone.contender = {
@@ -320,8 +321,9 @@ struct Group {
   void (*run)(Session&);
 };
 constexpr Group kGroups[] = {
-    {"machine", bench_machine}, {"waste", bench_waste},   {"kernels", bench_kernels}, {"dense", bench_dense},
-    {"scaling", bench_scaling}, {"sparse", bench_sparse}, {"prepass", bench_prepass}, {"paper", bench_paper},
+    {"machine", bench_machine}, {"waste", bench_waste},     {"kernels", bench_kernels},
+    {"dense", bench_dense},     {"scaling", bench_scaling}, {"sparse", bench_sparse},
+    {"prepass", bench_prepass}, {"paper", bench_paper},     {"backward", bench_backward},
 };
 
 void print_head(const AttentionBenchOptions& options) {
@@ -350,7 +352,6 @@ void run_attention_bench(const AttentionBenchOptions& options) {
   print_head(options);
   auto& report = session.report();
   report.figure("isa", kernel::isa_name(kernel::current_isa()), false);
-  report.no_figure("sparse_backward_vs_torch_best", "no sparse backward kernel in this build");
   for (const Group& group : kGroups) {
     if (!options.only.empty() && options.only != group.name) continue;
     try {

@@ -8,12 +8,6 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace fpsa::app::bench {
 namespace {
 
@@ -114,19 +108,9 @@ bool has_vnni() {
   return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
-// Linux lets a process use the tile registers only after it asked for their state.
-bool has_tiles(unsigned feature) {
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kTile = 1u << 24;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTile) && (d & feature) &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-bool has_amx_bf16() {
-  return has_tiles(1u << 22);
-}
-bool has_amx_int8() {
-  return has_tiles(1u << 25);
+// The level stands for the processor's tile instructions, both kinds, and for Linux's permission to use them.
+bool has_amx() {
+  return kernel::detected_isa() >= kernel::Isa::kAmx;
 }
 
 constexpr std::array<PeakLoop, 6> kLoops = {{
@@ -134,8 +118,8 @@ constexpr std::array<PeakLoop, 6> kLoops = {{
     {"vfmadd231ps zmm", 24 * 16 * 2, vfmadd231ps_zmm, has_avx512},
     {"vdpbf16ps zmm", 24 * 32 * 2, vdpbf16ps_zmm, has_bf16},
     {"vpdpbusd zmm", 24 * 64 * 2, vpdpbusd_zmm, has_vnni},
-    {"tdpbf16ps tmm", 6 * 16 * 16 * 32 * 2, tdpbf16ps_tmm, has_amx_bf16},
-    {"tdpbusd tmm", 6 * 16 * 16 * 64 * 2, tdpbusd_tmm, has_amx_int8},
+    {"tdpbf16ps tmm", 6 * 16 * 16 * 32 * 2, tdpbf16ps_tmm, has_amx},
+    {"tdpbusd tmm", 6 * 16 * 16 * 64 * 2, tdpbusd_tmm, has_amx},
 }};
 
 #else
@@ -182,16 +166,19 @@ std::span<const PeakLoop> peak_loops() {
   return kLoops;
 }
 
-const PeakLoop* peak_loop_of(const kernel::AttentionFwdEntry& entry) {
-  switch (entry.isa) {
+const PeakLoop* peak_loop_of(kernel::Isa isa, kernel::Dtype dtype) {
+  const bool int8 = dtype == kernel::Dtype::kInt8;
+  switch (isa) {
     case kernel::Isa::kReference:
       return nullptr;
     case kernel::Isa::kAvx2:
-      return loop_named("vfmadd231ps ymm");
+      return int8 ? nullptr : loop_named("vfmadd231ps ymm");
     case kernel::Isa::kAvx512:
-      return loop_named("vfmadd231ps zmm");
+      return int8 ? nullptr : loop_named("vfmadd231ps zmm");
     case kernel::Isa::kAvx512Bf16:
-      return loop_named("vdpbf16ps zmm");
+      return loop_named(int8 ? "vpdpbusd zmm" : "vdpbf16ps zmm");
+    case kernel::Isa::kAmx:
+      return loop_named(int8 ? "tdpbusd tmm" : "tdpbf16ps tmm");
   }
   return nullptr;
 }
@@ -205,6 +192,8 @@ WorkUnit work_unit_of(const kernel::AttentionFwdEntry& entry) {
     case kernel::Isa::kAvx512:
     case kernel::Isa::kAvx512Bf16:
       return {1, 16};
+    case kernel::Isa::kAmx:  // whole tiles: 16 rows of 64 bytes of P
+      return {16, entry.dtype == kernel::Dtype::kInt8 ? 64 : 32};
   }
   return {};
 }

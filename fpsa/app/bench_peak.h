@@ -22,8 +22,9 @@ struct PeakLoop {
 /// Every loop of this build, those this machine lacks included.
 std::span<const PeakLoop> peak_loops();
 
-/// The loop of the instruction that does an entry's two products; null for the reference.
-const PeakLoop* peak_loop_of(const kernel::AttentionFwdEntry& entry);
+/// The loop of the instruction that does the products of an entry of this level and dtype; null for the reference and
+/// for INT8 in words, whose products take two instructions.
+const PeakLoop* peak_loop_of(kernel::Isa isa, kernel::Dtype dtype);
 
 /// Rows and keys that an entry always computes together, visible or not.
 struct WorkUnit {

@@ -6,8 +6,9 @@
 #include <cmath>
 
 #include "fpsa/base/check.h"
-#include "fpsa/ops/quantize.h"
+#include "fpsa/ops/parallel.h"
 #include "fpsa/ops/views.h"
+#include "fpsa/plan/quantize.h"
 
 namespace fpsa::app::bench {
 namespace {
@@ -18,6 +19,10 @@ constexpr double kF32Limit = 1e-5;
 constexpr double kBf16Limit = 0.0079;
 // The same, and codes of P that differ by a step of 2^-4 for at most every hundredth of them.
 constexpr double kE4m3Limit = 0.0142;
+// Codes of P are whole numbers. With standard normal inputs and m = 7, as at L = 75,600, their root mean square is
+// 255 * 2^-7 * e = 5.4. The reference rounds all of them under the last m, with an error of 1/sqrt(12); a kernel those
+// before the last rise of m with half of that.
+constexpr double kInt8Limit = 0.0598;
 
 // Three stretches of positions in tile order.
 std::vector<kernel::QueryBlock> probes(const kernel::Visibility& visibility, int64_t tokens) {
@@ -32,29 +37,43 @@ std::vector<kernel::QueryBlock> probes(const kernel::Visibility& visibility, int
   return found;
 }
 
-// Codes and scales of q, k, v.
+// One tensor's codes, in tile order, and their scales.
 struct Codes {
-  ops::Quantized q, k, v;
+  at::Tensor codes, scale, row_scale;  // [1,H,L,D]; per group or channel; [1,H,L], by groups only
 };
 
-Codes quantize(const Inputs& inputs, const ops::Plan& plan, const Format&) {
-  return {ops::quantize_tokens(inputs.q, plan), ops::quantize_tokens(inputs.k, plan),
-          ops::quantize_channels(inputs.v, plan)};
+plan::QuantizeSource source_of(const at::Tensor& x) {
+  return {ops::source_of(x), ops::kernel_dtype(x.scalar_type()), x.size(0), x.size(2), x.size(3)};
 }
 
-void set_codes(KernelHead& made, const Codes& codes, int64_t dim) {
+Codes quantize(const at::Tensor& x, const ops::Plan& plan, const Format& format, bool by_channel) {
+  const int64_t heads = x.size(2), tokens = x.size(1), dim = x.size(3);
+  Codes made = {at::empty({1, heads, tokens, dim}, at::kByte),
+                at::empty({1, heads, by_channel ? dim : plan.groups().count}, at::kFloat),
+                at::empty({1, heads, by_channel ? 0 : tokens}, at::kFloat)};
+  const auto& kernel = kernel::quantize(format.dtype).kernel;
+  auto* codes = made.codes.mutable_data_ptr<uint8_t>();
+  auto* scale = made.scale.mutable_data_ptr<float>();
+  ops::TorchRunner runner;
+  if (by_channel)
+    plan::quantize_channels(kernel, plan, source_of(x), codes, scale, runner);
+  else
+    plan::quantize_tokens(kernel, plan, source_of(x), codes, scale, made.row_scale.mutable_data_ptr<float>(), runner);
+  return made;
+}
+
+void set_codes(KernelHead& made, const Inputs& inputs, const ops::Plan& plan, const Format& format) {
+  const auto q = quantize(inputs.q, plan, format, false), k = quantize(inputs.k, plan, format, false);
+  const auto v = quantize(inputs.v, plan, format, true);
   kernel::AttentionHead& head = made.head;
-  head.q = {codes.q.codes.const_data_ptr(), dim, nullptr};
-  head.k = {codes.k.codes.const_data_ptr(), dim, nullptr};
-  head.v = {codes.v.codes.const_data_ptr(), dim, nullptr};
-  head.q_scale = codes.q.token_scale.const_data_ptr<float>();
-  head.k_scale = codes.k.token_scale.const_data_ptr<float>();
-  head.v_scale = codes.v.scales.const_data_ptr<float>();
-  for (const auto* x : {&codes.q, &codes.k, &codes.v}) {
-    made.storage.push_back(x->codes);
-    made.storage.push_back(x->scales);
-    made.storage.push_back(x->token_scale);
-  }
+  head.q = {q.codes.const_data_ptr(), head.dim, nullptr};
+  head.k = {k.codes.const_data_ptr(), head.dim, nullptr};
+  head.v = {v.codes.const_data_ptr(), head.dim, nullptr};
+  head.q_scale = q.row_scale.const_data_ptr<float>();
+  head.k_scale = k.row_scale.const_data_ptr<float>();
+  head.v_scale = v.scale.const_data_ptr<float>();
+  for (const auto& x : {q, k, v})
+    made.storage.insert(made.storage.end(), {x.codes, x.scale, x.row_scale});
 }
 
 }  // namespace
@@ -77,6 +96,7 @@ const std::vector<Format>& formats() {
       {Dtype::kF32, ops::Precision::kNone, at::kFloat, kF32Limit},
       {Dtype::kBf16, ops::Precision::kNone, at::kBFloat16, kBf16Limit},
       {Dtype::kE4m3, ops::Precision::kE4m3, at::kBFloat16, kE4m3Limit},
+      {Dtype::kInt8, ops::Precision::kInt8, at::kBFloat16, kInt8Limit},
   };
   return all;
 }
@@ -95,7 +115,7 @@ KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format
   const auto first = [](const at::Tensor& x) { return x.narrow(2, 0, 1); };
   const Inputs head = {first(inputs.q), first(inputs.k), first(inputs.v)};
   if (format.eight_bit()) {
-    set_codes(made, quantize(head, plan, format), made.head.dim);
+    set_codes(made, head, plan, format);
     return made;
   }
   const int32_t* index = plan.order().to_raster().data();
@@ -107,7 +127,9 @@ KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format
 }
 
 void run_prepass(const Inputs& inputs, const ops::Plan& plan, const Format& format) {
-  quantize(inputs, plan, format);
+  quantize(inputs.q, plan, format, false);
+  quantize(inputs.k, plan, format, false);
+  quantize(inputs.v, plan, format, true);
 }
 
 Rows reference_rows(const Inputs& inputs, const ops::Plan& plan, const Format& format) {

@@ -216,8 +216,7 @@ std::vector<Case> Session::race(std::vector<Entrant> entrants,
   for (size_t i = 0; i < entrants.size(); ++i) {
     Case item = std::move(entrants[i].result);
     item.timing = timings[i];
-    for (const auto& entry : kernel::attention_fwd_entries())
-      if (entry.name == item.kernel && !item.failed()) judge(item, entry);
+    judge(item);
     cases.push_back(std::move(item));
   }
   annotate(cases);
@@ -234,9 +233,16 @@ const PeakRate& Session::peak(const PeakLoop& loop, int threads) {
   return peaks_.emplace(key, measure_peak(loop, threads, policy())).first->second;
 }
 
-void Session::judge(Case& item, const kernel::AttentionFwdEntry& entry) {
-  const PeakLoop* loop = peak_loop_of(entry);
-  if (loop && item.rate() > 0) item.peak_fraction = item.rate() / peak(*loop, item.threads).rate;
+void Session::judge(Case& item) {
+  const auto judge = [&](const auto& entries) {
+    for (const auto& entry : entries) {
+      if (entry.name != item.kernel || item.rate() <= 0) continue;
+      if (const PeakLoop* loop = peak_loop_of(entry.isa, entry.dtype))
+        item.peak_fraction = item.rate() / peak(*loop, item.threads).rate;
+    }
+  };
+  judge(kernel::attention_fwd_entries());
+  judge(kernel::attention_bwd_entries());
 }
 
 const Case* best_torch(const std::vector<Case>& cases) {

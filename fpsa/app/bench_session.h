@@ -61,8 +61,8 @@ class Session {
 
   /// Operations per second of a loop on so many threads, measured once.
   const PeakRate& peak(const PeakLoop& loop, int threads);
-  /// Fraction of the peak of the instruction that serves a dtype; nothing for the reference.
-  void judge(Case& item, const kernel::AttentionFwdEntry& entry);
+  /// Sets the fraction of the peak of the instruction that the case's kernel uses, if there is a loop for it.
+  void judge(Case& item);
   SamplePolicy policy() const;
 
   std::shared_ptr<const ops::Plan> plan(const pattern::Grid& grid, const std::string& pattern,
