@@ -358,6 +358,8 @@ void run_attention_bench(const AttentionBenchOptions& options) {
       group.run(session);
     } catch (const Error& error) {
       report.failure(join(group.name, ": ", error.what()));
+    } catch (const c10::Error& error) {
+      report.failure(join(group.name, ": ", error.what_without_backtrace()));
     }
   }
   report.print_summary();

@@ -116,7 +116,9 @@ Entrant own(const Session& session, const Shape& shape, const std::string& patte
     Oracle(inputs, inputs.v, forward, *plan).check(call(), item);
     entrant.contender.run = [call](int repeats) { return time_calls(repeats, call); };
   } catch (const Error& error) {
-    entrant.contender.run = [text = std::string(error.what())](int) -> Sample { throw Error(text); };
+    entrant.contender = failing(error.what());
+  } catch (const c10::Error& error) {
+    entrant.contender = failing(error.what_without_backtrace());
   }
   return entrant;
 }

@@ -74,6 +74,10 @@ Sizes sizes_of(Extent extent) {
   return sizes;
 }
 
+Contender failing(const std::string& why) {
+  return {[why](int) -> Sample { throw Error(why); }};
+}
+
 Session::Session(const AttentionBenchOptions& options)
     : options_(options), sizes_(sizes_of(options.extent)), report_(about(options)) {}
 
@@ -130,7 +134,9 @@ Entrant Session::own(const std::string& group, const Shape& shape, const std::st
     item.error = check_rows(rows_of(result.out, expected), expected, format.error_limit, item.name);
     entrant.contender.run = [call](int repeats) { return time_calls(repeats, call); };
   } catch (const Error& error) {
-    entrant.contender.run = [text = std::string(error.what())](int) -> Sample { throw Error(text); };
+    entrant.contender = failing(error.what());
+  } catch (const c10::Error& error) {
+    entrant.contender = failing(error.what_without_backtrace());
   }
   return entrant;
 }
@@ -167,7 +173,7 @@ Entrant Session::torch_entrant(const Case& base, Peer& peer, const PeerCall& cal
     if (expected) item.error = check_rows(out, *expected, format_of(kernel::Dtype::kBf16).error_limit, item.name);
     entrant.contender.run = [&peer, id](int repeats) { return peer.sample(id, repeats); };
   } catch (const Error& error) {
-    entrant.contender.run = [text = std::string(error.what())](int) -> Sample { throw Error(text); };
+    entrant.contender = failing(error.what());
   }
   return entrant;
 }
@@ -197,10 +203,9 @@ std::vector<Entrant> Session::torch(const std::string& group, const Shape& shape
     }
   }
   for (const auto& [peer, why] : missing_peers_) {
-    Entrant entrant{base, {}};
+    Entrant entrant{base, failing(why)};
     entrant.result.kernel = peer;
     entrant.result.name = name + (peer == kTorchShipped ? "/shipped" : "/tuned");
-    entrant.contender.run = [why = why](int) -> Sample { throw Error(why); };
     entrants.push_back(std::move(entrant));
   }
   return entrants;

@@ -36,6 +36,9 @@ struct Entrant {
   Contender contender;
 };
 
+/// A contender that has failed already.
+Contender failing(const std::string& why);
+
 /// One run of the bench.
 class Session {
  public:
