@@ -105,8 +105,8 @@ void bench_kernels(Session& session) {
 
 // Our case of a format in a race with one problem; null when this build has no such format.
 const Case* ours(const std::vector<Case>& cases, std::string_view format) {
-  const auto found = std::ranges::find_if(
-      cases, [&](const Case& item) { return item.format == format && item.kernel.starts_with("attention_fwd_"); });
+  const auto found =
+      std::ranges::find_if(cases, [&](const Case& item) { return item.format == format && !is_torch(item); });
   return found == cases.end() ? nullptr : &*found;
 }
 
@@ -114,7 +114,7 @@ void peak_figure(Report& report, const std::string& key, const Case* item) {
   if (!item) return report.no_figure(key, "no kernel of this format in this build");
   if (item->failed()) return report.no_figure(key, join(item->name, ": ", item->timing.failure));
   if (!item->peak_fraction) return report.no_figure(key, join("no peak loop for ", item->kernel));
-  report.figure(key, *item->peak_fraction, item->timing.disturbed);
+  report.figure(key, *item->peak_fraction, item->timing.disturbed || item->peak_disturbed);
 }
 
 // Every length and head dim: our formats and torch.

@@ -61,7 +61,10 @@ json json_of(const Case& item) {
                  {"operations", item.operations}};
   result.update(item.timing.to_json());
   if (item.rate() > 0) result["operations_per_second"] = item.rate();
-  if (item.peak_fraction) result["peak_fraction"] = *item.peak_fraction;
+  if (item.peak_fraction) {
+    result["peak_fraction"] = *item.peak_fraction;
+    result["peak_disturbed"] = item.peak_disturbed;
+  }
   if (item.error) result["error"] = *item.error;
   result.update(item.more);
   return result;

@@ -25,6 +25,7 @@ struct Case {
   double operations = 0;  // multiplications and additions of visible pairs, per call; 0: not a matter of rates
   Timing timing;
   std::optional<double> peak_fraction;
+  bool peak_disturbed = false;                     // others ran while the peak was measured
   std::optional<double> error;                     // relative L2 distance from the reference
   nlohmann::json more = nlohmann::json::object();  // what only some cases have
 

@@ -242,16 +242,23 @@ void Session::judge(Case& item) {
   const auto judge = [&](const auto& entries) {
     for (const auto& entry : entries) {
       if (entry.name != item.kernel || item.rate() <= 0) continue;
-      if (const PeakLoop* loop = peak_loop_of(entry.isa, entry.dtype))
-        item.peak_fraction = item.rate() / peak(*loop, item.threads).rate;
+      const PeakLoop* loop = peak_loop_of(entry.isa, entry.dtype);
+      if (!loop) continue;
+      const PeakRate& limit = peak(*loop, item.threads);
+      item.peak_fraction = item.rate() / limit.rate;
+      item.peak_disturbed = limit.timing.disturbed;
     }
   };
   judge(kernel::attention_fwd_entries());
   judge(kernel::attention_bwd_entries());
 }
 
+bool is_torch(const Case& item) {
+  return item.kernel == kTorchShipped || item.kernel == kTorchTuned;
+}
+
 const Case* best_torch(const std::vector<Case>& cases) {
-  return best_where(cases, [](const Case& item) { return item.kernel == kTorchShipped || item.kernel == kTorchTuned; });
+  return best_where(cases, is_torch);
 }
 
 const Case* shipped_torch(const std::vector<Case>& cases) {

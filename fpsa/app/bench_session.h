@@ -89,6 +89,8 @@ class Session {
 inline constexpr char kTorchShipped[] = "torch as shipped";
 inline constexpr char kTorchTuned[] = "torch, MKL check overridden";
 
+bool is_torch(const Case& item);
+
 /// The fastest torch case of a race. Where one of them failed it is that one: the best of the rest would flatter us.
 const Case* best_torch(const std::vector<Case>& cases);
 /// The fastest torch case as shipped, or one that failed.
