@@ -96,7 +96,7 @@ void bench_kernels(Session& session) {
       entrant.result.isa = kernel::isa_name(entry.isa);
       entrant.result.threads = 1;
       entrant.result.operations = 4.0 * static_cast<double>(blocks.back().end * shape.tokens() * dim);
-      entrant.contender = {[call](int repeats) { return time_calls(repeats, call); }, 3};
+      entrant.contender = {[call](int repeats) { return time_calls(repeats, call); }, 2};
       entrants.push_back(std::move(entrant));
     }
     session.race(std::move(entrants), compare_rungs);

@@ -46,7 +46,7 @@ Sample time_calls(int repeats, const Function& call) {
 /// Something that takes turns.
 struct Contender {
   std::function<Sample(int repeats)> run;
-  int most = 5;  // samples wanted; long calls get fewer
+  int most = 3;  // samples wanted; long calls get fewer
 };
 
 /// The samples of one contender.

@@ -68,7 +68,7 @@ Sizes sizes_of(Extent extent) {
   sizes.dims = {128, 64};
   sizes.long_dims = {128};
   sizes.window_seconds = 0.3;
-  sizes.samples = 5;
+  sizes.samples = extent == Extent::kFull ? 5 : 3;
   sizes.bandwidth_bytes = int64_t{1} << 28;
   if (extent == Extent::kFull) sizes.long_dims = {128, 64};
   return sizes;
