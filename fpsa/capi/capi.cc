@@ -90,6 +90,22 @@ kernel::Isa level_of(std::string_view name) {
   throw Error(join("isa: expected one of ", names, ", got '", name, "'"));
 }
 
+plan::Precision precision_of(fpsa_precision precision) {
+  switch (precision) {
+    case FPSA_PRECISION_NONE:
+      return plan::Precision::kNone;
+    case FPSA_PRECISION_E4M3:
+      return plan::Precision::kE4m3;
+    case FPSA_PRECISION_INT8:
+      return plan::Precision::kInt8;
+    default:
+      throw Error(
+          join("precision: expected FPSA_PRECISION_NONE (0), FPSA_PRECISION_E4M3 (1) or FPSA_PRECISION_INT8 (2), "
+               "got ",
+               precision));
+  }
+}
+
 plan::AttentionSpec spec_of(const fpsa_spec* from) {
   check_struct(from, "spec", "FPSA_SPEC_INIT");
   plan::AttentionSpec spec;
@@ -98,9 +114,9 @@ plan::AttentionSpec spec_of(const fpsa_spec* from) {
   FPSA_CHECK(from->dtype == FPSA_F32 || from->dtype == FPSA_BF16, "dtype: expected FPSA_F32 (0) or FPSA_BF16 (1), got ",
              from->dtype);
   spec.dtype = from->dtype == FPSA_F32 ? kernel::Dtype::kF32 : kernel::Dtype::kBf16;
-  FPSA_CHECK(from->precision == FPSA_PRECISION_NONE || from->precision == FPSA_PRECISION_E4M3,
-             "precision: expected FPSA_PRECISION_NONE (0) or FPSA_PRECISION_E4M3 (1), got ", from->precision);
-  spec.precision = from->precision == FPSA_PRECISION_NONE ? plan::Precision::kNone : plan::Precision::kE4m3;
+  spec.precision = precision_of(from->precision);
+  FPSA_CHECK(from->smooth_keys == 0 || from->smooth_keys == 1, "smooth_keys: expected 0 or 1, got ", from->smooth_keys);
+  spec.smooth_keys = from->smooth_keys == 1;
   if (from->isa != nullptr) spec.isa = level_of(from->isa);
   return spec;
 }

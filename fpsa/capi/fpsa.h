@@ -1,4 +1,4 @@
-/* fpsa: block-sparse and FP8 attention over 3-D token grids, on CPUs. The C interface.
+/* fpsa: block-sparse FP8 and INT8 attention over 3-D token grids, on CPUs. The C interface.
  *
  * A plan holds everything that does not depend on the values: token order, mask, sizes, the kernel. It is made once and
  * run many times; running allocates nothing. Typical use:
@@ -72,7 +72,8 @@ enum { FPSA_F32 = 0, FPSA_BF16 = 1 };
 typedef int32_t fpsa_precision;
 enum {
   FPSA_PRECISION_NONE = 0, /* the tensors' own dtype */
-  FPSA_PRECISION_E4M3 = 1  /* q, k, v quantised to E4M3 in the run, the softmax weights in the kernel */
+  FPSA_PRECISION_E4M3 = 1, /* q, k, v quantised to E4M3 in the run, the softmax weights in the kernel */
+  FPSA_PRECISION_INT8 = 2  /* likewise to INT8; the softmax weights to 8 bits without sign */
 };
 
 /* What a head looks like and how it is computed. Start from FPSA_SPEC_INIT, which sets struct_bytes. */
@@ -82,10 +83,12 @@ typedef struct fpsa_spec {
   int64_t head_dim;         /* D, a multiple of 8 from 8 to 256 */
   fpsa_dtype dtype;         /* of q, k, v and out */
   fpsa_precision precision; /* quantisation needs a geometry */
+  int32_t smooth_keys;      /* 1: subtract the mean of the keys before they are quantised, which changes nothing but
+                               the error; for INT8 and E4M3. 0: do not */
   const char* isa;          /* a level by name; null: the current one */
 } fpsa_spec;
 #define FPSA_SPEC_INIT \
-  { sizeof(fpsa_spec), 1, 64, FPSA_F32, FPSA_PRECISION_NONE, NULL }
+  { sizeof(fpsa_spec), 1, 64, FPSA_F32, FPSA_PRECISION_NONE, 0, NULL }
 
 /* Extents along (T, Y, X); X is innermost in raster order. */
 typedef struct fpsa_grid {

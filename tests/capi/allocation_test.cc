@@ -11,7 +11,7 @@ using testing_support::kWindow;
 
 TEST(CapiAllocation, ARunMakesNone) {
   testing_support::ThreadsHolder pool(3);
-  for (const fpsa_precision precision : {FPSA_PRECISION_NONE, FPSA_PRECISION_E4M3}) {
+  for (const fpsa_precision precision : {FPSA_PRECISION_NONE, FPSA_PRECISION_E4M3, FPSA_PRECISION_INT8}) {
     const fpsa_spec spec = testing_support::spec_of(FPSA_F32, precision);
     testing_support::PlanHolder holder;
     ASSERT_EQ(fpsa_plan_sliding_tile(&spec, &kGeometry, &kWindow, &holder.plan), FPSA_OK);

@@ -1,6 +1,7 @@
 // The C interface against the C++ one, which tests/plan holds against the kernels; and its errors.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -51,13 +52,16 @@ TEST(Capi, GivesTheBytesOfTheCppInterface) {
   const pattern::Grid grid{4, 8, 8}, tile{2, 4, 4}, granularity{1, 4, 4};
   ThreadsHolder two(2);
   for (const fpsa_dtype dtype : {FPSA_F32, FPSA_BF16})
-    for (const fpsa_precision precision : {FPSA_PRECISION_NONE, FPSA_PRECISION_E4M3}) {
-      const fpsa_spec spec = spec_of(dtype, precision);
+    for (const fpsa_precision precision : {FPSA_PRECISION_NONE, FPSA_PRECISION_E4M3, FPSA_PRECISION_INT8}) {
+      fpsa_spec spec = spec_of(dtype, precision);
+      spec.smooth_keys = precision == FPSA_PRECISION_INT8;
       plan::AttentionSpec attention;
       attention.heads = kHeads;
       attention.dim = kDim;
       attention.dtype = dtype == FPSA_F32 ? kernel::Dtype::kF32 : kernel::Dtype::kBf16;
-      attention.precision = precision == FPSA_PRECISION_NONE ? plan::Precision::kNone : plan::Precision::kE4m3;
+      attention.precision = std::array{plan::Precision::kNone, plan::Precision::kE4m3,
+                                       plan::Precision::kInt8}[static_cast<size_t>(precision)];
+      attention.smooth_keys = precision == FPSA_PRECISION_INT8;
       const pattern::BlockMask masks[] = {
           pattern::sliding_tile(grid, tile, {1, 2, 1}), pattern::radial(grid, tile, {0.3, 16}),
           pattern::per_head({pattern::sliding_tile(grid, tile, {1, 1, 1}), pattern::dense(grid, tile),
@@ -170,6 +174,8 @@ TEST_F(CapiErrors, OfSpecs) {
   says("dtype: expected FPSA_F32 (0) or FPSA_BF16 (1), got 9", [](fpsa_spec& s) { s.dtype = 9; });
   says("precision: expected FPSA_PRECISION_NONE", [](fpsa_spec& s) { s.precision = -1; });
   says("precision: quantisation needs a grid", [](fpsa_spec& s) { s.precision = FPSA_PRECISION_E4M3; });
+  says("smooth_keys: expected 0 or 1, got 2", [](fpsa_spec& s) { s.smooth_keys = 2; });
+  says("smooth_keys: ", [](fpsa_spec& s) { s.smooth_keys = 1; });
   says("isa: expected one of reference, ", [](fpsa_spec& s) { s.isa = "mmx"; });
   const fpsa_spec good = spec_of();
   expect(fpsa_plan_dense(nullptr, 8, 8, &plan), "spec: expected a pointer");
