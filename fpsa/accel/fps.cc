@@ -9,6 +9,7 @@
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
+#include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/plan.h"
 #include "fpsa/ops/prepass.h"
 
@@ -36,6 +37,11 @@ Setting reduced(Setting setting, const Grid& tile) {
 
 bool same_work(const Setting& a, const Setting& b) {
   return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
+}
+
+// Whether autograd records what is computed from these.
+bool gradients_wanted(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  return c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
 }
 
 ops::Precision precision_of(Quant quant) {
@@ -75,7 +81,10 @@ class Fps : public RecordingMethod {
     FPSA_CHECK(q.size(1) == context.grid.volume(), name_, ": q must have the ", context.grid.volume(),
                " tokens of grid ", pattern::to_string(context.grid), ", got ", q.size(1));
     const auto runs = head_runs(context, q.size(2));
-    auto out = at::empty(q.sizes(), q.options());
+    const bool gradients = gradients_wanted(q, k, v);
+    // Autograd needs tensors of their own for the runs of heads.
+    auto out = gradients ? at::Tensor() : at::empty(q.sizes(), q.options());
+    std::vector<at::Tensor> parts;
     entry.method = name_;
     entry.density = 0;
     for (const HeadRun& run : runs) {
@@ -84,13 +93,15 @@ class Fps : public RecordingMethod {
       ops::AttentionOptions options;
       options.precision = precision_of(run.setting.quant);
       options.smooth_keys = run.setting.quant == Quant::kInt8;
-      options.out = heads(out);
-      const auto result = ops::attention(heads(q), heads(k), heads(v), *plan, options);
+      if (!gradients) options.out = heads(out);
+      const auto result = gradients ? ops::differentiable_attention(heads(q), heads(k), heads(v), plan, options)
+                                    : ops::attention(heads(q), heads(k), heads(v), *plan, options);
+      if (gradients) parts.push_back(result.out);
       explain(run, runs.size() > 1, *plan, result, entry);
       entry.density += plan->density() * static_cast<double>(run.count) / static_cast<double>(q.size(2));
     }
     explain_reason(runs, context, entry);
-    return out;
+    return gradients ? (parts.size() == 1 ? parts[0] : at::cat(parts, 2)) : out;
   }
 
   // Where all heads are quantised alike: a norm spans all heads, so codes of some of them are not fused with it.

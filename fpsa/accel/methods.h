@@ -45,9 +45,10 @@ class Method : public nn::AttentionMethod {
 /// in F64, which they do not have, by ops::composed_attention.
 std::unique_ptr<Method> make_dense();
 
-/// FPSAttention: windows and quantisation from the schedule.
-///   Errors    an invalid schedule at once; one that does not fit grid or model at the first call. Gradients: an
-///             error that names the composed path
+/// FPSAttention: windows and quantisation from the schedule. Gradients by the backward kernels over the same tiles and
+/// codes, so that training computes what inference does.
+///   Errors    an invalid schedule at once; one that does not fit grid or model at the first call; gradients through
+///             INT8, which has no backward
 std::unique_ptr<Method> make_fps(schedule::Schedule schedule);
 
 /// The schedule's windows and patterns without quantisation.

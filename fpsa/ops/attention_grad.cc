@@ -131,10 +131,17 @@ struct Call {
   int64_t heads() const { return q.size(2); }
 };
 
+void check_has_backward(const AttentionOptions& options, const char* op) {
+  TORCH_CHECK(options.precision != Precision::kInt8, op,
+              ": INT8 attention has no gradients; choose precision none or e4m3, or compute under NoGradGuard");
+  TORCH_CHECK(!options.smooth_keys, op, ": smooth_keys is for inference; leave it off where gradients are wanted");
+}
+
 // Shapes of q, k and v were checked by the forward; what came since is checked here.
 Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
              const AttentionResult& forward, const AttentionOptions& options, const char* op) {
   apply_environment();
+  check_has_backward(options, op);
   const bool coded = options.precision == Precision::kE4m3;
   const at::Tensor& out = coded ? forward.exact : forward.out;
   for (const auto& [name, x] :
@@ -285,6 +292,7 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
 
 AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                std::shared_ptr<const Plan> plan, const AttentionOptions& options) {
+  check_has_backward(options, "differentiable_attention");
   TORCH_CHECK(!options.out, "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
   AttentionResult result;
   auto out = Differentiable::apply(q, k, v, Differentiable::Arguments{std::move(plan), options}, &result);
@@ -315,13 +323,7 @@ AttentionGradients attention_backward(const at::Tensor& d_out, const at::Tensor&
     run_plain(call, nullptr, [&](int64_t) { return &all; });
     return call.result;
   }
-  std::vector<kernel::Visibility> transposed;
-  for (int64_t head = 0; head < plan.mask().heads(); ++head)
-    transposed.push_back(
-        kernel::Visibility::transposed(plan.mask(), head, plan.order().tile_begin(), plan.order().tile_begin()));
-  auto transposed_of = [&](int64_t head) {
-    return &transposed[transposed.size() == 1 ? 0 : static_cast<size_t>(head)];
-  };
+  auto transposed_of = [&](int64_t head) { return &plan.transposed(head); };
   if (options.precision == Precision::kE4m3)
     run_e4m3(call, plan, transposed_of);
   else

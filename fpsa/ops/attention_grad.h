@@ -23,7 +23,8 @@ AttentionOptions saving(AttentionOptions options);
 ///   Shapes    d_out that of out; `forward` what attention() returned with saving(options), unchanged
 ///   Numerics  kernel/attention_bwd.h. dQ of a head is summed in at most 8 shares, whose number depends on the mask
 ///   Threads   at::parallel_for over (batch, head, share); the bytes do not depend on the number of threads
-///   Errors    c10::Error names argument, expected, received; inputs that need a gradient while they are enabled
+///   Errors    c10::Error names argument, expected, received; inputs that need a gradient while they are enabled;
+///             precision kInt8 and smooth_keys, which are for inference
 AttentionGradients attention_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
                                       const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
                                       const AttentionOptions& options = {});

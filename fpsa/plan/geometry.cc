@@ -51,6 +51,16 @@ Geometry::Geometry(const pattern::Grid& grid, const pattern::Grid& tile, const p
   dense_ = static_cast<int64_t>(mask_.col.size()) == mask_.heads() * mask_.rows * mask_.cols;
 }
 
+const kernel::Visibility& Geometry::transposed(int64_t head) const {
+  std::call_once(transposed_once_, [this] {
+    std::vector<kernel::Visibility> made;
+    for (int64_t h = 0; h < mask_.heads(); ++h)
+      made.push_back(kernel::Visibility::transposed(mask_, h, order_.tile_begin(), order_.tile_begin()));
+    transposed_ = std::move(made);
+  });
+  return transposed_[stored(head)];
+}
+
 // A counting sort, so that the runs of a group stay in order.
 void Geometry::sort_runs() {
   group_begin_.assign(static_cast<size_t>(groups_.count) + 1, 0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -12,7 +13,7 @@
 namespace fpsa::plan {
 
 /// Token order, scale groups and blocks; the number of heads, their width and their dtype are not part of it.
-/// Immutable after construction, so any number of threads and plans may use one.
+/// Constant to its users, so any number of threads and plans may use one.
 class Geometry {
  public:
   /// Errors    as pattern::TileOrder and pattern::check_mask; a mask whose tile counts are not those of the grid
@@ -34,6 +35,9 @@ class Geometry {
   const kernel::Visibility& visibility(int64_t head) const { return visibility_[stored(head)]; }
   /// The blocks of visibility(head), the costly ones first.
   std::span<const kernel::QueryBlock> work(int64_t head) const { return work_[stored(head)]; }
+  /// The same pairs from the side of the keys, for the backward: blocks of keys with the queries that see them. Made
+  /// when first asked for.
+  const kernel::Visibility& transposed(int64_t head) const;
 
  private:
   void sort_runs();
@@ -45,6 +49,8 @@ class Geometry {
   pattern::BlockMask mask_;
   std::vector<kernel::Visibility> visibility_;  // one when the mask is shared
   std::vector<std::vector<kernel::QueryBlock>> work_;
+  mutable std::once_flag transposed_once_;
+  mutable std::vector<kernel::Visibility> transposed_;
   double density_;
   bool dense_;
 };

@@ -109,12 +109,19 @@ TEST(Projections, HeadsThatDifferAreNormedTogetherAndQuantisedApart) {
   EXPECT_EQ(compare(*method, x, at_step(0, 1)).coder, kernel::quantize().name);
 }
 
-TEST(Projections, GradientsAreRefusedAsWithPreparedHeads) {
+TEST(Projections, GradientsTakeThePreparedHeadsAndGiveTheSameBits) {
   auto x = random_projections();
+  at::Tensor fused;
+  {
+    const at::NoGradGuard no_grad;
+    fused = make_fps(three_phases())->attend(x, at_step(0));
+  }
   x.v.set_requires_grad(true);
-  EXPECT_THROW(make_fps(three_phases())->attend(x, at_step(0)), c10::Error);
-  const at::NoGradGuard no_grad;
-  EXPECT_NO_THROW(make_fps(three_phases())->attend(x, at_step(0)));
+  const auto method = make_fps(three_phases());
+  const auto out = method->attend(x, at_step(0));
+  EXPECT_EQ(method->report()[0].coder, kernel::quantize().name);
+  EXPECT_TRUE(out.requires_grad());
+  EXPECT_TRUE(at::equal(out, fused));
 }
 
 TEST(Projections, WhatDoesNotFitIsAnError) {

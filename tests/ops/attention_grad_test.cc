@@ -240,6 +240,13 @@ TEST(AttentionGrad, RefusalsSayWhy) {
   AttentionOptions into;
   into.out = at::empty_like(x.q);
   says("options.out", [&] { differentiable_dense_attention(x.q, x.k, x.v, into); });
+  const auto plan = plan_for({1, 4, 5}, {1, 2, 2}, {1, 2, 2}, "dense", {1, 1, 1});
+  AttentionOptions coded;
+  coded.precision = Precision::kInt8;
+  says("INT8 attention has no gradients", [&] { differentiable_attention(x.q, x.k, x.v, plan, coded); });
+  coded.precision = Precision::kE4m3;
+  coded.smooth_keys = true;
+  says("smooth_keys is for inference", [&] { differentiable_attention(x.q, x.k, x.v, plan, coded); });
   const auto q = x.q.detach();
   says("lse must be", [&] { dense_attention_backward(q, q, q, q, dense_attention(q, q, q)); });
   says("differentiable_attention", [&] { dense_attention(x.q, x.k, x.v); });
