@@ -233,34 +233,31 @@ void bench_paper(Session& session) {
   }
 }
 
-// Tile order, scales and codes before an 8-bit kernel, as a share of the whole call.
+// Tile order, scales and codes before an 8-bit kernel, as a share of the whole call. Where the pass is fused with norm
+// and rotation it has these to do as well, which the call that it is held against has not.
 void bench_prepass(Session& session) {
   const auto& sizes = session.sizes();
-  const struct {
-    pattern::Grid grid, window;
-    const char* pattern;
-  } problems[] = {{sizes.primary, pattern::kFullWindow, "dense"}, {sizes.paper, sizes.paper_window, "sta"}};
-  for (const auto& problem : problems) {
-    for (const Format& format : formats()) {
-      if (!format.eight_bit()) continue;
-      const Shape shape{problem.grid};
-      const auto plan = session.plan(shape.grid, problem.pattern, problem.window);
-      const auto inputs = make_inputs(shape, format.input);
-      auto whole = session.own("prepass", shape, problem.pattern, problem.window, format);
-      Entrant alone{whole.result, {}};
-      alone.result.name += "/prepass";
-      alone.result.kernel = kernel::quantize(format.dtype).name;
-      alone.result.operations = 0;
-      alone.result.error.reset();
-      alone.contender = {
-          [=, &format](int repeats) { return time_calls(repeats, [&] { run_prepass(inputs, *plan, format); }); },
-          sizes.samples};
-      const auto cases = session.race({alone, whole}, [](std::vector<Case>& raced) {
-        if (!raced[0].failed() && !raced[1].failed())
-          raced[0].more["share"] = raced[0].timing.seconds / raced[1].timing.seconds;
-      });
-      if (plan->dense() && format.dtype == Dtype::kE4m3) session.report().ratio("prepass_share", &cases[0], &cases[1]);
-    }
+  const Shape shape{sizes.paper};
+  const auto plan = session.plan(shape.grid, "sta", sizes.paper_window);
+  for (const Format& format : formats()) {
+    if (!format.eight_bit()) continue;
+    const auto* fused = fused_prepass(format);
+    auto whole = session.own("prepass", shape, "sta", sizes.paper_window, format);
+    Entrant alone{whole.result, {}};
+    alone.result.name += "/prepass";
+    alone.result.kernel = fused ? fused->name : kernel::quantize(format.dtype).name;
+    alone.result.isa = kernel::isa_name(fused ? fused->isa : kernel::quantize(format.dtype).isa);
+    alone.result.operations = 0;
+    alone.result.error.reset();
+    alone.contender = {[call = prepass_call(make_inputs(shape, format.input), plan, format)](int repeats) {
+                         return time_calls(repeats, call);
+                       },
+                       sizes.samples};
+    const auto cases = session.race({alone, whole}, [](std::vector<Case>& raced) {
+      if (!raced[0].failed() && !raced[1].failed())
+        raced[0].more["share"] = raced[0].timing.seconds / raced[1].timing.seconds;
+    });
+    if (format.dtype == Dtype::kE4m3) session.report().ratio("prepass_share", &cases[0], &cases[1]);
   }
 }
 

@@ -5,9 +5,12 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/plan.h"
 
@@ -47,8 +50,10 @@ struct KernelHead {
 };
 KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format& format);
 
-/// The pass of an 8-bit format before its kernel: tile order, scales, codes.
-void run_prepass(const Inputs& inputs, const ops::Plan& plan, const Format& format);
+/// The selected fused pre-pass of a format; null where it has none.
+const kernel::PrepassEntry* fused_prepass(const Format& format);
+/// The pass of an 8-bit format before its kernel: tile order, scales, codes; norm and rotation too where it is fused.
+std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format);
 
 /// Some rows of head 0, at their raster positions.
 struct Rows {
