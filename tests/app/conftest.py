@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -43,3 +44,10 @@ def fpsa(binary, tmp_path):
         )
 
     return run
+
+
+@pytest.fixture
+def copy_of_model(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copy") / "model"
+    shutil.copytree(model, folder)
+    return folder

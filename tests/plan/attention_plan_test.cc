@@ -2,29 +2,20 @@
 
 #include <gtest/gtest.h>
 
-#include "fpsa/base/check.h"
+#include "tests/plan/problem.h"
 
 namespace fpsa::plan {
 namespace {
 
 using kernel::Dtype;
 using pattern::Grid;
+using testing_support::message_of;
 
 std::shared_ptr<const Geometry> geometry_of(pattern::BlockMask mask, const Grid& grid, const Grid& tile) {
   return std::make_shared<const Geometry>(grid, tile, tile, std::move(mask));
 }
 
 const Grid kGrid{2, 8, 8}, kTile{2, 4, 4};
-
-template <class Function>
-std::string message_of(const Function& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(AttentionPlan, HoldsTheEntriesThatServeWhenItIsMade) {
   const auto geometry = geometry_of(pattern::dense(kGrid, kTile), kGrid, kTile);

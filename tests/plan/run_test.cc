@@ -14,6 +14,7 @@ namespace {
 using kernel::Dtype;
 using pattern::Grid;
 using testing_support::Layout;
+using testing_support::message_of;
 using testing_support::Problem;
 using testing_support::sliding;
 
@@ -179,16 +180,6 @@ TEST(Run, UsesAsManyWorkersAsTheWorkspaceHasRoomForAndWritesNoFurther) {
     for (size_t i = bytes; i < all.size(); ++i)
       ASSERT_EQ(all[i], std::byte{0xa5}) << "byte " << i - bytes << " behind the workspace";
   }
-}
-
-template <class Function>
-std::string message_of(const Function& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Run, ErrorsNameTheArgument) {
