@@ -16,7 +16,7 @@ struct Output {
   Target out;                // [B,H,Lq,D] of the plan's dtype, raster order
   float* lse = nullptr;      // [B,H,Lq] contiguous, natural log, raster order; or null
   float* row_max = nullptr;  // likewise, integers in log2 units; or null
-  Target exact;              // as out, with unrounded P; for the backward, or null
+  Target exact = {};         // as out, with unrounded P; for the backward, or null
 };
 
 /// Q, K, V of the plan's dtype, raster order.

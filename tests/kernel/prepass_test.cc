@@ -273,10 +273,10 @@ TEST_P(PrepassTable, PlainRowsGetTheQuantiseKernelsBits) {
       std::vector<uint8_t> codes(static_cast<size_t>(shape.rows * shape.dim));
       std::vector<float> scale(static_cast<size_t>(shape.dim));
       const auto* got = &tokens.codes[static_cast<size_t>(h * shape.rows * shape.dim)];
-      quantize_at(Isa::kReference).kernel.tokens(head, group.data(), 1, codes.data(), scale.data(), nullptr);
+      quantize_at(Dtype::kE4m3, Isa::kReference).kernel.tokens(head, group.data(), 1, codes.data(), scale.data(), nullptr);
       EXPECT_EQ(tokens.scale[static_cast<size_t>(h)], scale[0]);
       EXPECT_TRUE(std::equal(codes.begin(), codes.end(), got));
-      quantize_at(Isa::kReference).kernel.channels(head, codes.data(), scale.data());
+      quantize_at(Dtype::kE4m3, Isa::kReference).kernel.channels(head, codes.data(), scale.data());
       EXPECT_TRUE(std::equal(scale.begin(), scale.end(), channels.scale.begin() + h * shape.dim));
       EXPECT_TRUE(std::equal(codes.begin(), codes.end(), channels.codes.begin() + h * shape.rows * shape.dim));
     }

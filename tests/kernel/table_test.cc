@@ -43,8 +43,9 @@ TEST_F(KernelTable, NamesFollowTheGrammarAndAreListedInSelected) {
             (std::vector<std::string>{
                 std::string(attention_fwd(Dtype::kF32).name), std::string(attention_fwd(Dtype::kBf16).name),
                 std::string(attention_fwd(Dtype::kE4m3).name), std::string(attention_fwd(Dtype::kInt8).name),
-                std::string(quantize(Dtype::kE4m3).name), std::string(quantize(Dtype::kInt8).name),
-                std::string(prepass(Dtype::kE4m3).name)}));
+                std::string(attention_bwd(Dtype::kF32).name), std::string(attention_bwd(Dtype::kBf16).name),
+                std::string(attention_bwd(Dtype::kE4m3).name), std::string(quantize(Dtype::kE4m3).name),
+                std::string(quantize(Dtype::kInt8).name), std::string(prepass(Dtype::kE4m3).name)}));
 }
 
 TEST_F(KernelTable, UnknownOrUnsupportedLevelIsAnError) {

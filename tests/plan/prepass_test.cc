@@ -161,7 +161,8 @@ TEST(Prepass, ABadValueReachesItsGroupAndNoOther) {
 
 TEST(Prepass, FeedsRunCodesWithTheBytesOfRun) {
   SerialRunner serial;
-  const auto geometry = std::make_shared<const Geometry>(geometry_of(kGrid, kTile, {4, 3, 2}));
+  const auto geometry =
+      std::make_shared<const Geometry>(kGrid, kTile, Grid{4, 3, 2}, pattern::sliding_tile(kGrid, kTile, {1, 2, 1}));
   const Samples samples(kernel::Dtype::kBf16, geometry->tokens());
   AttentionSpec spec;
   spec.heads = kHeads;
