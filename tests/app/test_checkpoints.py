@@ -1,6 +1,7 @@
 """Checkpoints from outside: broken, hostile, ambiguous or of another kind, each is refused by name before the work."""
 
 import json
+import os
 import shutil
 import struct
 
