@@ -26,6 +26,7 @@ inline constexpr double kSmoothing = 1e-3;  // F32 attention with and without a 
 inline constexpr double kOpsF32 = 2e-6;   // F32 operators against F64, |S| up to 5, 200 keys: 30 eps, relative to max |v|
 inline constexpr double kOpsBf16 = 0.0098;  // BF16 operators against F64: roundings of P (2^-8) and of the output (2^-8) and F32 sums
 inline constexpr double kOpsGradRms = 0.006;  // BF16 and E4M3 gradients against F64, RMS relative to the gradient: five roundings to BF16 of 0.0016 each and flips of codes
+inline constexpr double kE4m3LinearRms = 0.005;  // BF16 E4M3 linear, RMS relative: roundings to BF16 (2^-9 at most, 0.0016 RMS for all mantissas) of the product, the scaled operand and the result
 inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the same Q, K, V: P rounded by 2^-4 at most
 
 inline constexpr double kOpsInt8 = 0.05;  // INT8 operators against F64, normal Q, K, V of D = 64: scores off by 4 / 127 / sqrt(6) = 0.013 rms, V by 0.009; three sigma of one key, and rows average

@@ -55,6 +55,9 @@ AttentionChoice choose_attention(const GenerateOptions& options, const std::stri
   schedule::check_for_model(found.schedule, layers, heads);
   choice.reason += "with " + found.origin;
   choice.schedule = found.schedule;
+  choice.e4m3_feed_forward =
+      found.schedule.feed_forward == schedule::Quant::kE4m3 && (choice.name == "fps" || choice.name == "fp8");
+  if (choice.e4m3_feed_forward) choice.reason += ", feed-forward in e4m3";
   if (choice.name == "fps") choice.method = accel::make_fps(std::move(found.schedule));
   if (choice.name == "sta") choice.method = accel::make_sta(std::move(found.schedule));
   if (choice.name == "fp8") choice.method = accel::make_fp8(std::move(found.schedule));

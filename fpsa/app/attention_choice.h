@@ -18,6 +18,7 @@ struct AttentionChoice {
   std::string name;    // dense, sta, fp8, int8, fps
   std::string reason;  // one sentence for the user
   std::optional<schedule::Schedule> schedule;
+  bool e4m3_feed_forward = false;  // the schedule's, where the method keeps its precision
 };
 
 /// Resolves the request; `carried` is the checkpoint's TOML schedule, empty when it has none.

@@ -253,6 +253,7 @@ at::Tensor Generation::denoise(const at::Tensor& initial, const TextStates& text
     progress.advance_to(done);
   };
   InterruptibleAttention attention(*attention_.method);
+  model_->transformer().set_e4m3_feed_forward(attention_.e4m3_feed_forward);
   return diffusion::denoise(model_->transformer(), attention, initial, text.positive, text.negative, loop);
 }
 

@@ -60,6 +60,7 @@ struct Schedule {
   int version = kVersion;
   Grid tile = {6, 8, 8};
   double shift = 5.0;  // flow shift that training assumes when it maps sigma to a phase
+  Quant feed_forward = Quant::kNone;  // of the linear layers after attention, at every step; kNone or kE4m3
   std::vector<Phase> phases;
   std::vector<Override> overrides;
   bool operator==(const Schedule&) const = default;
@@ -110,11 +111,11 @@ Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int
 /// setting_in_phase at phase_at(step, steps).
 Setting setting_for(const Schedule& schedule, int64_t step, int64_t steps, int64_t layer, int64_t head);
 
-/// Reads a schedule. Keys: version, tile, shift; [[phase]] until, granularity, window, quant; [[override]] layers,
+/// Reads a schedule. Keys: version, tile, shift, feed_forward; [[phase]] until, granularity, window, quant; [[override]] layers,
 /// heads, phases, pattern, granularity, window, quant. Triples are [t, y, x]. A window, or one of its axes, may be
 /// "all". Selectors are arrays of indices and "first-last" ranges; layers and heads count from 0, phases from 1.
-///   Edges     version and at least one [[phase]] are required, in a phase all four keys; tile and shift have
-///             defaults (6,8,8) and 5
+///   Edges     version and at least one [[phase]] are required, in a phase all four keys; tile, shift and feed_forward
+///             have defaults (6,8,8), 5 and "none"
 ///   Errors    syntax, unknown or repeated key, wrong type, value out of range: "origin:line: key: what"
 Schedule parse_toml(std::string_view text, std::string_view origin);
 

@@ -30,10 +30,11 @@ class Reader {
 
   Schedule read(const toml::table& root) {
     Schedule s;
-    allow_only(root, "", {"version", "tile", "shift", "phase", "override"});
+    allow_only(root, "", {"version", "tile", "shift", "feed_forward", "phase", "override"});
     s.version = version(require(root, "", "version"));
     if (const auto* node = get(root, "", "tile")) s.tile = triple(*node, "tile");
     if (const auto* node = get(root, "", "shift")) s.shift = number(*node, "shift");
+    if (const auto* node = get(root, "", "feed_forward")) s.feed_forward = quant(*node, "feed_forward");
     for (const toml::table* table : tables(root, "phase")) {
       const std::string where = join("phase ", s.phases.size() + 1);
       lines_[where] = line(*table);

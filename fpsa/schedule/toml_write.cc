@@ -49,6 +49,7 @@ std::string to_toml(const Schedule& schedule) {
   out << "version = " << schedule.version << "\n";
   out << "tile = " << triple(schedule.tile) << "  # tokens, [t, y, x]\n";
   out << "shift = " << number(schedule.shift) << "\n";
+  if (schedule.feed_forward != Quant::kNone) out << "feed_forward = \"" << name(schedule.feed_forward) << "\"\n";
   for (const Phase& phase : schedule.phases) {
     out << "\n[[phase]]\n";
     out << "until = " << number(phase.until) << "  # fraction of the steps\n";

@@ -103,6 +103,9 @@ std::optional<Violation> find_violation(const Schedule& s) {
   if (!(s.shift > 0.0 && std::isfinite(s.shift))) {
     return Violation{"shift", join("expected a positive number, received ", s.shift)};
   }
+  if (s.feed_forward == Quant::kInt8) {
+    return Violation{"feed_forward", "expected \"none\" or \"e4m3\", received \"int8\", which attention alone has"};
+  }
   if (Found found = check_phases(s)) return found;
   for (size_t i = 0; i < s.overrides.size(); ++i) {
     if (Found found = check_override(s, s.overrides[i], join("override ", i + 1))) return found;

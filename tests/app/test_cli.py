@@ -93,6 +93,22 @@ def test_an_unknown_schedule_key_is_named_with_its_line(fpsa, model, tmp_path):
         assert_error(fpsa(*arguments), FAILED, "bad.toml:2", "tyle")
 
 
+def test_the_feed_forward_of_a_schedule_is_said_and_changes_the_latents(fpsa, model, tmp_path):
+    from safetensors.torch import load_file
+
+    phase = "[[phase]]\nuntil = 1.0\ngranularity = [1, 2, 2]\nwindow = 'all'\nquant = 'none'\n"
+    latents = {}
+    for name, line in (("plain", ""), ("coded", "feed_forward = 'e4m3'\n")):
+        (tmp_path / f"{name}.toml").write_text("version = 1\ntile = [1, 2, 2]\n" + line + phase)
+        done = fpsa("generate", "--model", model, *PROMPT, "--num-frames", 5, "--height", 32, "--width", 32,
+                    "--num-inference-steps", 2, "--attention", "fps", "--schedule", f"{name}.toml", "--output",
+                    f"{name}.mp4", "--dump-latents", f"{name}.safetensors")
+        assert done.returncode == 0, done.stderr
+        assert ("feed-forward in e4m3" in done.stdout + done.stderr) == (name == "coded")
+        latents[name] = load_file(tmp_path / f"{name}.safetensors")["final"]
+    assert not latents["plain"].equal(latents["coded"])
+
+
 def test_latents_of_another_shape_are_refused(fpsa, model, tmp_path):
     import torch
     from safetensors.torch import save_file

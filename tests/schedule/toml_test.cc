@@ -45,6 +45,7 @@ TEST(ParseToml, ReadsEveryKey) {
 version = 1
 tile = [3, 4, 4]
 shift = 3
+feed_forward = "e4m3"
 
 [[phase]]
 until = 0.25
@@ -73,6 +74,8 @@ window = ["all", "all", 2]
   EXPECT_EQ(s.version, 1);
   EXPECT_EQ(s.tile, (Grid{3, 4, 4}));
   EXPECT_EQ(s.shift, 3.0);
+  EXPECT_EQ(s.feed_forward, Quant::kE4m3);
+  EXPECT_EQ(parse_toml(to_toml(s), "written"), s);
   ASSERT_EQ(s.phases.size(), 2u);
   EXPECT_EQ(s.phases[0], (Phase{0.25, {6, 8, 2}, {3, kAllTiles, 1}, Quant::kE4m3}));
   EXPECT_EQ(s.phases[1], (Phase{1.0, {1, 2, 4}, kFullWindow, Quant::kNone}));
@@ -89,10 +92,16 @@ window = ["all", "all", 2]
   EXPECT_TRUE(s.overrides[1].layers.empty());
 }
 
-TEST(ParseToml, TileAndShiftHaveDefaults) {
+TEST(ParseToml, TileShiftAndFeedForwardHaveDefaults) {
   const Schedule s = parse_toml(std::string("version = 1\n") + kPhase, "s.toml");
   EXPECT_EQ(s.tile, (Grid{6, 8, 8}));
   EXPECT_EQ(s.shift, 5.0);
+  EXPECT_EQ(s.feed_forward, Quant::kNone);
+}
+
+TEST(ParseToml, TheFeedForwardHasNoInt8) {
+  EXPECT_EQ(error_of(std::string("version = 1\nfeed_forward = \"int8\"\n") + kPhase),
+            "s.toml:2: feed_forward: expected \"none\" or \"e4m3\", received \"int8\", which attention alone has");
 }
 
 TEST(ParseToml, SyntaxErrorsAndRepeatedKeysCarryTheirLine) {
@@ -107,7 +116,8 @@ TEST(ParseToml, SyntaxErrorsAndRepeatedKeysCarryTheirLine) {
 
 TEST(ParseToml, UnknownKeysAreRefusedWithTheKnownOnes) {
   EXPECT_EQ(error_of(std::string(kHead) + "windows = [1, 1, 1]\n" + kPhase),
-            "s.toml:4: schedule: unknown key 'windows'; expected one of version, tile, shift, phase, override");
+            "s.toml:4: schedule: unknown key 'windows'; expected one of version, tile, shift, feed_forward, phase, "
+            "override");
   EXPECT_EQ(error_of(std::string(kHead) + kPhase + "\n\ngrain = 3\n"),
             "s.toml:11: phase 1: unknown key 'grain'; expected one of until, granularity, window, quant");
   EXPECT_EQ(error_of(with_override("layer = [1]\nquant = \"none\"\n")),

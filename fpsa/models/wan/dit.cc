@@ -9,6 +9,7 @@
 #include "fpsa/models/wan/dit_fused.h"
 #include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/composed.h"
+#include "fpsa/ops/e4m3_linear.h"
 
 namespace fpsa::models::wan {
 namespace {
@@ -184,15 +185,28 @@ const at::Tensor& WanDit::rope(pattern::Grid grid, const RopeStretch& stretch) {
 }
 
 at::Tensor WanDit::feed_forward(const Layer& layer, const at::Tensor& x) const {
-  if (differentiating()) return layer.down(at::gelu(layer.up(x), "tanh"));
+  if (differentiating()) {
+    const auto apply = [&](const nn::Linear& linear, const at::Tensor& in) {
+      return e4m3_feed_forward_ ? ops::e4m3_linear(in, linear.weight, linear.bias) : linear(in);
+    };
+    return apply(layer.down, at::gelu(apply(layer.up, x), "tanh"));
+  }
+  // Weights are coded once, not for every chunk of rows.
+  const auto coded = [&](const nn::Linear& linear) {
+    return e4m3_feed_forward_ ? ops::e4m3_rows(linear.weight) : ops::CodedRows{};
+  };
+  const auto up = coded(layer.up), down = coded(layer.down);
+  const auto apply = [&](const nn::Linear& linear, const ops::CodedRows& codes, const at::Tensor& in) {
+    return e4m3_feed_forward_ ? ops::e4m3_linear(in, codes, linear.bias) : linear(in);
+  };
   const int64_t rows = x.size(0) * x.size(1);
   at::Tensor flat = x.view({rows, x.size(2)});
   at::Tensor out = at::empty_like(flat);
   for (int64_t begin = 0; begin < rows; begin += kFeedForwardRows) {
     const int64_t count = std::min(kFeedForwardRows, rows - begin);
-    at::Tensor hidden = layer.up(flat.narrow(0, begin, count));
+    at::Tensor hidden = apply(layer.up, up, flat.narrow(0, begin, count));
     at::gelu_(hidden, "tanh");
-    out.narrow(0, begin, count).copy_(layer.down(hidden));
+    out.narrow(0, begin, count).copy_(apply(layer.down, down, hidden));
   }
   return out.view_as(x);
 }

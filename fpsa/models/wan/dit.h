@@ -57,6 +57,10 @@ class WanDit : public nn::Denoiser {
   /// Dtype of activations: by default that of the projection weights. Training with F32 weights may ask for BF16.
   void set_compute_dtype(at::ScalarType dtype);
   at::ScalarType compute_dtype() const { return compute_dtype_; }
+  /// Whether the feed-forward multiplies E4M3 codes (ops/e4m3_linear.h), as in a model that was trained so. Off at
+  /// first.
+  ///   Errors    at the next forward in F64, which has no codes
+  void set_e4m3_feed_forward(bool on) { e4m3_feed_forward_ = on; }
   const DitConfig& config() const { return config_; }
 
  private:
@@ -84,6 +88,7 @@ class WanDit : public nn::Denoiser {
 
   DitConfig config_;
   at::ScalarType compute_dtype_ = at::kFloat;
+  bool e4m3_feed_forward_ = false;
   at::Tensor patch_weight_, patch_bias_;
   nn::Linear time_in_, time_out_, time_proj_, text_in_, text_out_, head_;
   std::vector<Layer> layers_;

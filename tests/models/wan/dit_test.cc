@@ -11,6 +11,7 @@
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/dit_fused.h"
 #include "fpsa/ops/composed.h"
+#include "tests/tolerance.h"
 
 namespace fpsa::models::wan {
 namespace {
@@ -254,6 +255,29 @@ TEST(DitConfig, AbsentKeysMeanDiffusersDefaults) {
   EXPECT_EQ(config.num_attention_heads, 40);
   EXPECT_EQ(config.ffn_dim, 13824);
   EXPECT_EQ(config.num_layers, 40);
+}
+
+TEST(Dit, TheE4m3FeedForwardInfersWhatItTrainsAndReachesTheWeights) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    Model model(small());
+    model.dit.set_compute_dtype(dtype);
+    Dense attention;
+    const auto input = make_input();
+    at::Tensor plain, coded;
+    {
+      at::NoGradGuard guard;
+      plain = model.dit.predict(input, attention);
+      model.dit.set_e4m3_feed_forward(true);
+      coded = model.dit.predict(input, attention);
+    }
+    EXPECT_FALSE(at::equal(coded, plain));
+    EXPECT_LT(relative(coded, plain), 0.0626);
+    const auto& up = model.source.tensors.at("blocks.1.ffn.net.0.proj.weight");
+    const auto trained = model.dit.predict(input, attention);
+    EXPECT_LT(relative(trained, coded), dtype == at::kFloat ? tolerance::kModelF32 : tolerance::kE4m3LinearRms * 3);
+    const auto gradient = torch::autograd::grad({trained.square().sum()}, {up})[0];
+    EXPECT_GT(gradient.abs().max().item<double>(), 0.0);
+  }
 }
 
 }  // namespace
