@@ -56,6 +56,11 @@ ops::Precision precision_of(Quant quant) {
   FPSA_CHECK(false, "quant: unknown value ", static_cast<int>(quant));
 }
 
+// INT8 has the same step for all magnitudes, so what the keys have in common would cost it the most.
+bool smooths(Quant quant) {
+  return quant == Quant::kInt8;
+}
+
 std::string extents(const Grid& g) {
   auto one = [](int64_t n) { return n >= pattern::kAllTiles ? std::string("all") : std::to_string(n); };
   return join('(', one(g.t), ',', one(g.y), ',', one(g.x), ')');
@@ -92,7 +97,7 @@ class Fps : public RecordingMethod {
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
       ops::AttentionOptions options;
       options.precision = precision_of(run.setting.quant);
-      options.smooth_keys = run.setting.quant == Quant::kInt8;
+      options.smooth_keys = smooths(run.setting.quant);
       if (!gradients) options.out = heads(out);
       const auto result = gradients ? ops::differentiable_attention(heads(q), heads(k), heads(v), plan, options)
                                     : ops::attention(heads(q), heads(k), heads(v), *plan, options);
@@ -112,10 +117,10 @@ class Fps : public RecordingMethod {
     if (gradients || !ops::preparable(x.q, x.heads)) return {};
     check_fits(context, x.heads);
     const auto runs = head_runs(context, x.heads);
-    if (runs.size() != 1 || runs[0].setting.quant != Quant::kE4m3) return {};
+    if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone) return {};
     const auto plan = plan_of(runs[0], context);
     auto result = ops::attention_of_projected({x.q, x.k, x.v, x.q_weight, x.k_weight, x.eps, x.heads, x.rope}, *plan,
-                                              ops::Precision::kE4m3);
+                                              precision_of(runs[0].setting.quant), smooths(runs[0].setting.quant));
     entry.method = name_;
     entry.density = plan->density();
     explain(runs[0], /*several=*/false, *plan, result, entry);

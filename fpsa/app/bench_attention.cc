@@ -233,20 +233,20 @@ void bench_paper(Session& session) {
   }
 }
 
-// Tile order, scales and codes before an 8-bit kernel, as a share of the whole call. Where the pass is fused with norm
-// and rotation it has these to do as well, which the call that it is held against has not.
+// The fused pre-pass of an 8-bit kernel as a share of the whole call. It has norm and rotation to do as well, which the
+// call that it is held against has not.
 void bench_prepass(Session& session) {
   const auto& sizes = session.sizes();
   const Shape shape{sizes.paper};
   const auto plan = session.plan(shape.grid, "sta", sizes.paper_window);
   for (const Format& format : formats()) {
     if (!format.eight_bit()) continue;
-    const auto* fused = fused_prepass(format);
+    const auto& entry = kernel::prepass(format.dtype);
     auto whole = session.own("prepass", shape, "sta", sizes.paper_window, format);
     Entrant alone{whole.result, {}};
     alone.result.name += "/prepass";
-    alone.result.kernel = fused ? fused->name : kernel::quantize(format.dtype).name;
-    alone.result.isa = kernel::isa_name(fused ? fused->isa : kernel::quantize(format.dtype).isa);
+    alone.result.kernel = entry.name;
+    alone.result.isa = kernel::isa_name(entry.isa);
     alone.result.operations = 0;
     alone.result.error.reset();
     alone.contender = {[call = prepass_call(make_inputs(shape, format.input), plan, format)](int repeats) {

@@ -127,27 +127,16 @@ KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format
   return made;
 }
 
-const kernel::PrepassEntry* fused_prepass(const Format& format) {
-  const auto made =
-      std::ranges::any_of(kernel::prepass_entries(), [&](const auto& entry) { return entry.codes == format.dtype; });
-  return made ? &kernel::prepass(format.dtype) : nullptr;
-}
-
 std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format) {
-  if (!fused_prepass(format))
-    return [inputs, plan = std::move(plan), &format] {
-      quantize(inputs.q, *plan, format, false);
-      quantize(inputs.k, *plan, format, false);
-      quantize(inputs.v, *plan, format, true);
-    };
   const int64_t tokens = inputs.q.size(1), heads = inputs.q.size(2), dim = inputs.q.size(3), width = heads * dim;
   // A weight of ones and no turn take the time of any others.
   const auto weight = at::ones({width}, at::kFloat);
   const auto turns = at::tensor({1.0f, 0.0f}).repeat({tokens, dim / 2});
   const auto codes = at::empty({3, tokens * width}, at::kByte);
   const auto scales = at::empty({2 * tokens * heads + width}, at::kFloat);
-  const auto scratch = at::empty({plan::prepass_workspace_bytes(*plan, 1, heads, dim)}, at::kByte);
-  return [=, &kernel = fused_prepass(format)->kernel] {
+  const auto scratch =
+      at::empty({plan::prepass_workspace_bytes(*plan, 1, heads, dim, /*smooth_keys=*/false)}, at::kByte);
+  return [=, &kernel = kernel::prepass(format.dtype).kernel] {
     const auto of = [&](const at::Tensor& x, const float* norm) {
       return plan::Projection{x.const_data_ptr(), tokens * width, width, norm};
     };

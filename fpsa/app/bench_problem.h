@@ -50,9 +50,7 @@ struct KernelHead {
 };
 KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format& format);
 
-/// The selected fused pre-pass of a format; null where it has none.
-const kernel::PrepassEntry* fused_prepass(const Format& format);
-/// The pass of an 8-bit format before its kernel: tile order, scales, codes; norm and rotation too where it is fused.
+/// The pass of an 8-bit format before its kernel: norm, rotation, tile order, scales, codes.
 std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format);
 
 /// Some rows of head 0, at their raster positions.

@@ -21,6 +21,7 @@ struct PrepassInput {
   const float* weight = nullptr;  // [heads*dim] of the RMSNorm, or null: no norm
   float eps = 0;
   const float* turns = nullptr;  // [raster rows, dim] cos, sin, cos, sin ... of each pair's angle, or null: none
+  const float* mean = nullptr;   // [heads*dim], subtracted before the codes (smoothing.h), or null: nothing is
 };
 
 /// Normalises, rotates, quantises to 8-bit codes. Q and K: `absmax` over the runs of a group, `scale` of its largest,
@@ -29,16 +30,16 @@ struct PrepassInput {
 ///   Shapes    absmax, scale [heads]; inverse_rms [rows]; codes [heads, rows, dim]; token_scale [heads, rows];
 ///             channel_absmax, channel_scale [heads*dim]; prepared [rows, heads*dim]; dim a multiple of 8, 8 to 256
 ///   Layout    outputs contiguous, rows by position; no alignment
-///   Units     real = code x scale; scale = absmax / 448 (E4M3)
+///   Units     real = code x scale; scale = absmax / 448 (E4M3) or absmax / 127 (INT8)
 ///   Requires  0 <= begin < end <= rows; codes() after absmax() of the same positions, with its inverse_rms; the
-///             channel functions ignore weight and turns
+///             channel functions ignore weight, turns and mean, prepare() ignores mean
 ///   Edges     as in quantize.h: absmax 0 gives scale 1; NaN and infinity reach the scale; a scale is at least 2^-126
 ///   Numerics  F32, every product and sum rounded alone (no contraction):
 ///               s[j] = the sum of x[i]^2 over the row's i = j mod 32, ascending, for j < 32;
 ///               u[j] = s[2j] + s[2j+1]; v[j] = u[j] + u[j+8]; w[j] = v[j] + v[j+4]; sum = (w0 + w1) + (w2 + w3);
 ///               r = 1 / sqrt(sum / width + eps); y = (x * r) * weight;
 ///               pairs: (y0 * cos - y1 * sin, y1 * cos + y0 * sin); rounded to nearest even to x's dtype;
-///               scale and code of that value as in quantize.h.
+///               mean subtracted in F32; scale and code of that value as in quantize.h.
 ///             So the codes are those of quantising what prepare() writes. Exact: every entry makes the same bits, but
 ///             for the payload of a NaN
 ///   Threads   absmax and codes of disjoint rows may run at the same time; each writes its outputs only
@@ -46,7 +47,7 @@ struct PrepassInput {
 struct Prepass {
   /// Rows [begin, end), normed and rotated, in x's dtype, at their positions.
   void (*prepare)(const PrepassInput& in, int64_t begin, int64_t end, void* prepared) noexcept;
-  /// absmax[h] of the prepared rows [begin, end), and inverse_rms of these rows (1 without a norm).
+  /// absmax[h] of the prepared rows [begin, end) less the mean, and inverse_rms of these rows (1 without a norm).
   void (*absmax)(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) noexcept;
   /// The scale of a group or channel with this absmax.
   float (*scale)(float absmax) noexcept;

@@ -28,10 +28,13 @@ void for_each_row(const QuantizeInput& in, const Function& fn) {
 }  // namespace
 
 void key_means(const QuantizeInput& in, float* mean) noexcept {
-  double sum[kMaxDim] = {};
-  for_each_row(in, [&](int64_t, const float* x) {
+  double sum[kMaxDim] = {}, part[kMaxDim] = {};
+  for_each_row(in, [&](int64_t i, const float* x) {
     for (int64_t d = 0; d < in.dim; ++d)
-      sum[d] += x[d];
+      part[d] += x[d];
+    if ((i + 1) % kMeanRows != 0 && i + 1 != in.rows) return;
+    for (int64_t d = 0; d < in.dim; ++d)
+      sum[d] += part[d], part[d] = 0;
   });
   for (int64_t d = 0; d < in.dim; ++d)
     mean[d] = in.rows == 0 ? 0.0f : static_cast<float>(sum[d] / static_cast<double>(in.rows));

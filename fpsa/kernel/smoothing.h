@@ -9,11 +9,14 @@
 
 namespace fpsa::kernel {
 
+/// Rows, by position, whose sum is taken before it is added to that of the rows before them.
+inline constexpr int64_t kMeanRows = 256;
+
 /// The mean over the rows of every channel.
 ///   Shapes    mean [D]; in.mean is not used
 ///   Edges     no rows give 0; a channel that holds NaN or infinity has a mean that is NaN or infinite, so that the
 ///             quantised keys are NaN, all of them
-///   Numerics  sums in F64, by rising position, rounded to F32 once
+///   Numerics  sums in F64 of kMeanRows rows, by rising position, and the sum of these, rounded to F32 once
 ///   Threads   writes its output only
 void key_means(const QuantizeInput& in, float* mean) noexcept;
 

@@ -88,9 +88,12 @@ const auto& quantize_table() {
 const auto& prepass_table() {
   static const auto table = std::to_array<PrepassEntry>({
     {"prepass_e4m3_reference", Isa::kReference, Dtype::kE4m3, reference::prepass_e4m3()},
+        {"prepass_int8_reference", Isa::kReference, Dtype::kInt8, reference::prepass_int8()},
 #if FPSA_KERNEL_X86
         {"prepass_e4m3_avx2", Isa::kAvx2, Dtype::kE4m3, cpu::prepass_e4m3_avx2()},
+        {"prepass_int8_avx2", Isa::kAvx2, Dtype::kInt8, cpu::prepass_int8_avx2()},
         {"prepass_e4m3_avx512", Isa::kAvx512, Dtype::kE4m3, cpu::prepass_e4m3_avx512()},
+        {"prepass_int8_avx512", Isa::kAvx512, Dtype::kInt8, cpu::prepass_int8_avx512()},
 #endif
   });
   return table;
@@ -201,7 +204,8 @@ std::vector<std::string> selected() {
     names.emplace_back(attention_bwd(dtype).name);
   for (const Dtype codes : {Dtype::kE4m3, Dtype::kInt8})
     names.emplace_back(quantize(codes).name);
-  names.emplace_back(prepass(Dtype::kE4m3).name);
+  for (const Dtype codes : {Dtype::kE4m3, Dtype::kInt8})
+    names.emplace_back(prepass(codes).name);
   return names;
 }
 

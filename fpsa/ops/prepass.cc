@@ -47,7 +47,7 @@ const float* checked_rope(const at::Tensor& rope, const at::Tensor& x, int64_t h
 struct Layout {
   int64_t attention = 0, scratch = 0, codes[3] = {}, scales[3] = {}, bytes = 0;
 
-  Layout(const plan::AttentionPlan& planned, int64_t batch, int workers) {
+  Layout(const plan::AttentionPlan& planned, int64_t batch, int workers, bool smooth_keys) {
     const auto take = [&](int64_t size) {
       const int64_t begin = bytes;
       bytes += (size + plan::kWorkspaceAlignment - 1) / plan::kWorkspaceAlignment * plan::kWorkspaceAlignment;
@@ -55,7 +55,7 @@ struct Layout {
     };
     const int64_t heads = planned.spec().heads, dim = planned.spec().dim, rows = batch * heads * planned.queries();
     attention = take(planned.workspace_bytes(batch, workers));
-    scratch = take(plan::prepass_workspace_bytes(*planned.geometry(), batch, heads, dim));
+    scratch = take(plan::prepass_workspace_bytes(*planned.geometry(), batch, heads, dim, smooth_keys));
     for (auto& part : codes)
       part = take(rows * dim);
     for (auto& part : scales)
@@ -103,7 +103,7 @@ at::Tensor prepare_heads(const at::Tensor& x, const at::Tensor& weight, double e
   return result;
 }
 
-AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Precision precision) {
+AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Precision precision, bool smooth_keys) {
   constexpr const char* kOp = "attention_of_projected";
   apply_environment();
   TORCH_CHECK(precision != Precision::kNone, kOp,
@@ -139,7 +139,7 @@ AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Pre
 
   const int64_t batch = q.size(0);
   TorchRunner runner;
-  const Layout layout(planned, batch, runner.workers());
+  const Layout layout(planned, batch, runner.workers(), smooth_keys);
   BorrowedWorkspace workspace(layout.bytes);
   auto part = [&](int64_t offset) { return workspace.bytes().subspan(static_cast<size_t>(offset)); };
   auto codes = [&](int i) { return reinterpret_cast<uint8_t*>(part(layout.codes[i]).data()); };
@@ -153,7 +153,8 @@ AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Pre
                                       .heads = heads,
                                       .dim = dim,
                                       .eps = static_cast<float>(x.eps),
-                                      .turns = checked_rope(x.rope, q, heads, kOp)};
+                                      .turns = checked_rope(x.rope, q, heads, kOp),
+                                      .smooth_keys = smooth_keys};
   plan::prepass(coder.kernel, plan, projections, {codes(0), codes(1), codes(2), scales(0), scales(1), scales(2)},
                 part(layout.scratch), runner);
   const at::Tensor& out = result.out;

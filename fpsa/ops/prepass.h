@@ -32,9 +32,10 @@ struct Projected {
 /// attention() of prepare_heads(q), prepare_heads(k) and v, without writing what is in between.
 ///   Shapes    out [B,L,H,D]
 ///   Requires  another precision than kNone
-///   Numerics  the bits of the separate steps
+///   Numerics  the bits of the separate steps; with smooth_keys those of AttentionOptions::smooth_keys
 ///   Threads   as attention(); the codes of all samples exist at once
 ///   Errors    as prepare_heads() and attention()
-AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Precision precision);
+AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Precision precision,
+                                       bool smooth_keys = false);
 
 }  // namespace fpsa::ops

@@ -5,6 +5,9 @@
 #include <bit>
 #include <cassert>
 
+#include "fpsa/kernel/smoothing.h"
+#include "fpsa/numeric/bf16.h"
+
 namespace fpsa::plan {
 namespace {
 
@@ -13,22 +16,31 @@ constexpr int64_t kUnitsPerWorker = 4;
 // V goes by rows: in parts with an absmax of their own, and in smaller ones for the codes, which need none.
 constexpr int64_t kChannelParts = 64;
 constexpr int64_t kChannelRows = 256;
+// Keys that are prepared at a time for their mean: 24 kB of BF16 at 1536 channels.
+constexpr int64_t kPreparedRows = 8;
 
 // Magnitudes are compared by their bits, as numeric::absmax does, so that NaN and infinity are kept.
 void raise(float& top, float absmax) {
   if (std::bit_cast<uint32_t>(absmax) > std::bit_cast<uint32_t>(top)) top = absmax;
 }
 
+int64_t mean_parts(int64_t tokens) {
+  return (tokens + kernel::kMeanRows - 1) / kernel::kMeanRows;
+}
+
 // Where the arrays of a workspace begin, in floats.
 struct Layout {
-  int64_t inverse_rms, run_absmax, channel_absmax, floats;
+  int64_t key_sums = 0, prepared = 0, mean = 0, inverse_rms, run_absmax, channel_absmax, floats;
 
-  Layout(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim) {
+  Layout(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim, bool smooth_keys) {
     const auto runs = static_cast<int64_t>(geometry.groups().run_group.size());
-    inverse_rms = 0;                                           // [B, 2, L], of Q and K
+    const int64_t width = heads * dim, parts = smooth_keys ? batch * mean_parts(geometry.tokens()) : 0;
+    prepared = key_sums + parts * width * 2;                   // key_sums [B, mean parts, H*D] F64
+    mean = prepared + parts * kPreparedRows * width;           // prepared [B, mean parts, kPreparedRows, H*D]
+    inverse_rms = mean + (smooth_keys ? batch * width : 0);    // mean [B, H*D]; inverse_rms [B, 2, L], of Q and K
     run_absmax = inverse_rms + batch * 2 * geometry.tokens();  // [B, 2, runs, H]
     channel_absmax = run_absmax + batch * 2 * runs * heads;    // [B, parts, H*D]
-    floats = channel_absmax + batch * kChannelParts * heads * dim;
+    floats = channel_absmax + batch * kChannelParts * width;
   }
 };
 
@@ -65,9 +77,14 @@ class Pass {
         runs_(static_cast<int64_t>(geometry.groups().run_group.size())),
         parts_(std::min(kChannelParts, slices())),
         by_group_(x.batch * groups_ >= kUnitsPerWorker * workers || runs_ == groups_),
+        mean_parts_(x.smooth_keys ? mean_parts(tokens_) : 0),
+        means_(x.batch * mean_parts_),
         channels_(x.batch * parts_),
         absmax_(by_group_ ? 0 : x.batch * runs_) {
-    const Layout layout(geometry, x.batch, x.heads, x.dim);
+    const Layout layout(geometry, x.batch, x.heads, x.dim, x.smooth_keys);
+    key_sums_ = reinterpret_cast<double*>(workspace + layout.key_sums);
+    prepared_ = workspace + layout.prepared;
+    mean_ = workspace + layout.mean;
     inverse_rms_ = workspace + layout.inverse_rms;
     run_absmax_ = workspace + layout.run_absmax;
     channel_absmax_ = workspace + layout.channel_absmax;
@@ -75,11 +92,13 @@ class Pass {
 
   // A unit waits only for units before it, which somebody has already taken, so the wait ends.
   int64_t units() const {
-    return x_.batch * (parts_ + (by_group_ ? groups_ : runs_) + slices() + (by_group_ ? 0 : runs_));
+    return x_.batch * (mean_parts_ + parts_ + (by_group_ ? groups_ : runs_) + slices() + (by_group_ ? 0 : runs_));
   }
   void execute(int64_t unit) {
     const int64_t b = unit % x_.batch;
     int64_t i = unit / x_.batch;
+    if (i < mean_parts_) return sum_keys(b, i);
+    i -= mean_parts_;
     if (i < parts_) return channel_absmax(b, i);
     i -= parts_;
     if (by_group_) {
@@ -94,6 +113,43 @@ class Pass {
   }
 
  private:
+  // Sums of the prepared keys of one part, in the order of kernel::key_means.
+  void sum_keys(int64_t b, int64_t part) {
+    double* sum = key_sums_ + (b * mean_parts_ + part) * width_;
+    void* rows = prepared_ + (b * mean_parts_ + part) * kPreparedRows * width_;
+    std::fill_n(sum, width_, 0.0);
+    const int64_t end = std::min((part + 1) * kernel::kMeanRows, tokens_);
+    for (int64_t begin = part * kernel::kMeanRows; begin < end; begin += kPreparedRows) {
+      kernel::PrepassInput in = input(x_.k, b);
+      in.x.index += begin;
+      in.rows = std::min(kPreparedRows, end - begin);
+      kernel_.prepare(in, 0, in.rows, rows);
+      if (x_.dtype == kernel::Dtype::kF32)
+        add_rows(static_cast<const float*>(rows), in.rows, sum, [](float x) { return x; });
+      else
+        add_rows(static_cast<const uint16_t*>(rows), in.rows, sum,
+                 [](uint16_t x) { return numeric::f32_from_bf16(x); });
+    }
+    means_.finish_one([&] {
+      for (int64_t sample = 0; sample < x_.batch; ++sample)
+        average_keys(sample);
+    });
+  }
+  template <class Element, class Value>
+  void add_rows(const Element* rows, int64_t count, double* sum, const Value& value) const {
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t c = 0; c < width_; ++c)
+        sum[c] += value(rows[r * width_ + c]);
+  }
+  void average_keys(int64_t b) const {
+    double* sum = key_sums_ + b * mean_parts_ * width_;
+    for (int64_t part = 1; part < mean_parts_; ++part)
+      for (int64_t c = 0; c < width_; ++c)
+        sum[c] += sum[part * width_ + c];
+    for (int64_t c = 0; c < width_; ++c)
+      mean_[b * width_ + c] = static_cast<float>(sum[c] / static_cast<double>(tokens_));
+  }
+
   int64_t slices() const { return (tokens_ + kChannelRows - 1) / kChannelRows; }
 
   void channel_absmax(int64_t b, int64_t part) {
@@ -147,8 +203,16 @@ class Pass {
   }
 
   // Part 0 is Q, 1 K.
+  kernel::PrepassInput coded_input(int64_t b, int part) const {
+    if (part == 0) return input(x_.q, b);
+    kernel::PrepassInput in = input(x_.k, b);
+    if (!x_.smooth_keys) return in;
+    means_.await();
+    in.mean = mean_ + b * width_;
+    return in;
+  }
   void absmax(int64_t b, int part, int64_t run) const {
-    kernel_.absmax(input(part == 0 ? x_.q : x_.k, b), begin_of(run), begin_of(run + 1), inverse_rms(b, part),
+    kernel_.absmax(coded_input(b, part), begin_of(run), begin_of(run + 1), inverse_rms(b, part),
                    run_absmax(b, part, run));
   }
   // From the absmax of its runs to the scale of the group, which lies at its first run.
@@ -163,7 +227,7 @@ class Pass {
   }
   void codes(int64_t b, int part, int64_t run) const {
     const int64_t group = geometry_.groups().run_group[static_cast<size_t>(run)];
-    kernel_.codes(input(part == 0 ? x_.q : x_.k, b), begin_of(run), begin_of(run + 1), inverse_rms(b, part),
+    kernel_.codes(coded_input(b, part), begin_of(run), begin_of(run + 1), inverse_rms(b, part),
                   run_absmax(b, part, geometry_.runs_of(group).front()),
                   (part == 0 ? output_.q : output_.k) + b * tokens_ * width_,
                   (part == 0 ? output_.q_scale : output_.k_scale) + b * tokens_ * x_.heads);
@@ -195,20 +259,24 @@ class Pass {
   const PrepassOutput& output_;
   const int64_t tokens_, width_, groups_, runs_, parts_;
   const bool by_group_;
-  Stage channels_, absmax_;
-  float *inverse_rms_ = nullptr, *run_absmax_ = nullptr, *channel_absmax_ = nullptr;
+  const int64_t mean_parts_;
+  Stage means_, channels_, absmax_;
+  double* key_sums_ = nullptr;
+  float *prepared_ = nullptr, *mean_ = nullptr, *inverse_rms_ = nullptr, *run_absmax_ = nullptr,
+        *channel_absmax_ = nullptr;
 };
 
 }  // namespace
 
-int64_t prepass_workspace_bytes(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim) {
-  return Layout(geometry, batch, heads, dim).floats * static_cast<int64_t>(sizeof(float));
+int64_t prepass_workspace_bytes(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim, bool smooth_keys) {
+  return Layout(geometry, batch, heads, dim, smooth_keys).floats * static_cast<int64_t>(sizeof(float));
 }
 
 void prepass(const kernel::Prepass& kernel, const Geometry& geometry, const Projections& projections,
              const PrepassOutput& output, std::span<std::byte> workspace, ParallelRunner& runner) {
-  assert(static_cast<int64_t>(workspace.size()) >=
-         prepass_workspace_bytes(geometry, projections.batch, projections.heads, projections.dim));
+  assert(static_cast<int64_t>(workspace.size()) >= prepass_workspace_bytes(geometry, projections.batch,
+                                                                           projections.heads, projections.dim,
+                                                                           projections.smooth_keys));
   if (projections.batch < 1) return;
   Pass pass(kernel, geometry, projections, output, reinterpret_cast<float*>(workspace.data()), runner.workers());
   for_each(runner, pass.units(), [&](int64_t unit) { pass.execute(unit); });

@@ -2,7 +2,8 @@
 //
 // A unit of work is a group of Q and the same group of K: its rows stay in a cache between absmax and codes, and the
 // table of turns between Q and K. Where that gives too few units for the workers, all absmax come first, run by run.
-// Units are taken in a fixed order from one counter; those that need every absmax wait for them: one fork and join.
+// Units are taken in a fixed order from one counter; those that need every absmax, or the mean of the keys, wait for
+// them: one fork and join.
 #pragma once
 
 #include <cstddef>
@@ -30,6 +31,7 @@ struct Projections {
   int64_t batch = 0, heads = 0, dim = 0;
   float eps = 0;
   const float* turns = nullptr;  // [L, dim] cos, sin, ..., raster order, or null: no rotation
+  bool smooth_keys = false;      // code the keys less their mean (kernel/smoothing.h), which takes a third pass over K
 };
 
 /// Where the codes go, contiguous, by position in tile order: what Codes of run.h points at.
@@ -40,10 +42,10 @@ struct PrepassOutput {
 };
 
 /// Bytes of the workspace of prepass().
-int64_t prepass_workspace_bytes(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim);
+int64_t prepass_workspace_bytes(const Geometry& geometry, int64_t batch, int64_t heads, int64_t dim, bool smooth_keys);
 
 /// Codes and scales of Q, K and V.
-///   Layout    workspace aligned for float, of prepass_workspace_bytes() bytes or more
+///   Layout    workspace aligned for double, of prepass_workspace_bytes() bytes or more
 ///   Numerics  kernel/prepass.h; exact, so the bytes do not depend on the number of workers
 ///   Threads   on the runner; nothing is allocated
 ///   Errors    none: the caller checks

@@ -124,6 +124,12 @@ TEST(Projections, GradientsTakeThePreparedHeadsAndGiveTheSameBits) {
   EXPECT_TRUE(at::equal(out, fused));
 }
 
+TEST(Projections, Int8TakesTheProjectionsWithItsKeysSmoothed) {
+  const auto x = random_projections();
+  const auto method = make_int8(kTile, {1, 1, 2});
+  EXPECT_EQ(compare(*method, x, at_step(0)).coder, kernel::prepass(kernel::Dtype::kInt8).name);
+}
+
 TEST(Projections, WhatDoesNotFitIsAnError) {
   const auto x = random_projections();
   auto context = at_step(0);

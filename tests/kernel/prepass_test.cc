@@ -13,6 +13,7 @@
 #include "fpsa/kernel/table.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/bounds.h"
+#include "fpsa/numeric/int8.h"
 #include "fpsa/numeric/scales.h"
 
 namespace fpsa::kernel {
@@ -26,7 +27,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 struct Shape {
   Dtype dtype;
   int64_t rows, heads, dim;
-  bool norm = true, turn = true;
+  bool norm = true, turn = true, centre = false;
 };
 
 // Random rows with gaps between them, a shuffled index, angles that are not those of any axis.
@@ -40,6 +41,8 @@ struct Case {
     }
     for (int64_t i = 0; i < width; ++i)
       weight.push_back(1.0f + 0.3f * normal(random));
+    for (int64_t i = 0; i < width; ++i)
+      mean.push_back(normal(random));
     for (int64_t i = 0; i < shape.rows * shape.dim / 2; ++i) {
       const float angle = 5.0f * normal(random);
       turns.push_back(std::cos(angle));
@@ -55,6 +58,7 @@ struct Case {
     in.eps = 1e-6f;
     in.weight = shape.norm ? weight.data() : nullptr;
     in.turns = shape.turn ? turns.data() : nullptr;
+    in.mean = shape.centre ? mean.data() : nullptr;
     refresh();
   }
   // To be called after a change of f32: makes the BF16 copy, and the values equal to it.
@@ -84,7 +88,7 @@ struct Case {
     return d % 2 == 0 ? normed(d) * turn[0] - normed(d + 1) * turn[1] : normed(d) * turn[0] + normed(d - 1) * turn[1];
   }
   int64_t width, stride;
-  std::vector<float> f32, weight, turns;
+  std::vector<float> f32, weight, mean, turns;
   std::vector<uint16_t> bf16;
   std::vector<int32_t> index;
   PrepassInput in;
@@ -143,20 +147,22 @@ void expect_same(const Result& got, const Result& expected, const std::string& w
     ASSERT_EQ(got.codes[i], expected.codes[i]) << what << ": code at " << i;
 }
 
-std::vector<Shape> shapes() {
+std::vector<Shape> shapes(std::initializer_list<bool> centres = {false, true}) {
   std::vector<Shape> shapes;
   for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16})
     for (const bool norm : {true, false})
       for (const bool turn : {true, false})
         for (const auto& [rows, heads, dim] :
              {std::tuple(1, 1, 8), {3, 3, 8}, {9, 2, 24}, {7, 5, 40}, {13, 2, 64}, {6, 3, 128}, {5, 1, 256}})
-          shapes.push_back({dtype, rows, heads, dim, norm, turn});
+          for (const bool centre : centres)
+            shapes.push_back({dtype, rows, heads, dim, norm, turn, centre});
   return shapes;
 }
 
 std::string name_of(const Shape& s) {
   return std::string(dtype_name(s.dtype)) + " " + std::to_string(s.rows) + " rows " + std::to_string(s.heads) +
-         " heads of " + std::to_string(s.dim) + (s.norm ? " norm" : "") + (s.turn ? " turn" : "");
+         " heads of " + std::to_string(s.dim) + (s.norm ? " norm" : "") + (s.turn ? " turn" : "") +
+         (s.centre ? " mean" : "");
 }
 
 class PrepassTable : public testing::TestWithParam<size_t> {
@@ -166,6 +172,10 @@ class PrepassTable : public testing::TestWithParam<size_t> {
   }
   const PrepassEntry& entry() const { return prepass_entries()[GetParam()]; }
   const Prepass& kernel() const { return entry().kernel; }
+  bool e4m3() const { return entry().codes == Dtype::kE4m3; }
+  double value(uint8_t code) const {
+    return e4m3() ? numeric::f32_from_e4m3(code) : static_cast<double>(static_cast<int8_t>(code));
+  }
   const Prepass& reference() const { return prepass_at(entry().codes, Isa::kReference).kernel; }
 };
 
@@ -195,7 +205,7 @@ TEST_P(PrepassTable, HasTheReferencesBitsAndWritesItsRowsOnly) {
 // to |y0| + |y1|. The value then has the error of its dtype and of its code.
 TEST_P(PrepassTable, CodesAreThoseOfTheNormedAndRotatedValues) {
   uint64_t seed = 100;
-  for (const Shape& shape : shapes()) {
+  for (const Shape& shape : shapes({false})) {
     Case x(shape, ++seed);
     const Result got = run_tokens(kernel(), x.in, 0, shape.rows);
     for (int64_t h = 0; h < shape.heads; ++h) {
@@ -213,8 +223,8 @@ TEST_P(PrepassTable, CodesAreThoseOfTheNormedAndRotatedValues) {
           const double expected = x.exact(i, h, d);
           const auto at = static_cast<size_t>((h * shape.rows + i) * shape.dim + d);
           const double error = computed + std::abs(expected) * storage;
-          ASSERT_NEAR(numeric::f32_from_e4m3(got.codes[at]) * scale, expected,
-                      error + scale * numeric::e4m3_rounding_bound((std::abs(expected) + error) / scale))
+          const double rounding = e4m3() ? numeric::e4m3_rounding_bound((std::abs(expected) + error) / scale) : 0.5;
+          ASSERT_NEAR(value(got.codes[at]) * scale, expected, error + scale * rounding)
               << name_of(shape) << " row " << i << " head " << h << " channel " << d;
         }
     }
@@ -258,9 +268,11 @@ TEST_P(PrepassTable, PreparedNanStaysNan) {
 
 // Without norm and rotation the pre-pass is the quantise kernel with all heads at once.
 TEST_P(PrepassTable, PlainRowsGetTheQuantiseKernelsBits) {
-  if (entry().codes != Dtype::kE4m3) GTEST_SKIP() << "the quantise kernel makes E4M3 only";
-  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-    const Shape shape{dtype, 37, 3, 40, false, false};
+  const Quantize& quantize = quantize_at(entry().codes, Isa::kReference).kernel;
+  for (const Shape& shape : {Shape{Dtype::kF32, 37, 3, 40, false, false, false},
+                             {Dtype::kF32, 37, 3, 40, false, false, true},
+                             {Dtype::kBf16, 37, 3, 40, false, false, false},
+                             {Dtype::kBf16, 37, 3, 40, false, false, true}}) {
     Case x(shape, 7);
     x.at(3, 5) = -0.0f;
     x.at(4, 6) = 0x1p-140f;
@@ -268,15 +280,17 @@ TEST_P(PrepassTable, PlainRowsGetTheQuantiseKernelsBits) {
     const Result tokens = run_tokens(kernel(), x.in, 0, shape.rows), channels = run_channels(kernel(), x.in);
     const std::vector<int32_t> group(static_cast<size_t>(shape.rows), 0);
     for (int64_t h = 0; h < shape.heads; ++h) {
-      const auto* data = static_cast<const char*>(x.in.x.data) + h * shape.dim * (dtype == Dtype::kF32 ? 4 : 2);
-      const QuantizeInput head{{data, x.stride, x.index.data()}, dtype, shape.rows, shape.dim};
+      const auto* data = static_cast<const char*>(x.in.x.data) + h * shape.dim * (shape.dtype == Dtype::kF32 ? 4 : 2);
+      QuantizeInput head{{data, x.stride, x.index.data()}, shape.dtype, shape.rows, shape.dim};
+      if (x.in.mean) head.mean = x.in.mean + h * shape.dim;
       std::vector<uint8_t> codes(static_cast<size_t>(shape.rows * shape.dim));
       std::vector<float> scale(static_cast<size_t>(shape.dim));
       const auto* got = &tokens.codes[static_cast<size_t>(h * shape.rows * shape.dim)];
-      quantize_at(Dtype::kE4m3, Isa::kReference).kernel.tokens(head, group.data(), 1, codes.data(), scale.data(), nullptr);
+      quantize.tokens(head, group.data(), 1, codes.data(), scale.data(), nullptr);
       EXPECT_EQ(tokens.scale[static_cast<size_t>(h)], scale[0]);
       EXPECT_TRUE(std::equal(codes.begin(), codes.end(), got));
-      quantize_at(Dtype::kE4m3, Isa::kReference).kernel.channels(head, codes.data(), scale.data());
+      head.mean = nullptr;
+      quantize.channels(head, codes.data(), scale.data());
       EXPECT_TRUE(std::equal(scale.begin(), scale.end(), channels.scale.begin() + h * shape.dim));
       EXPECT_TRUE(std::equal(codes.begin(), codes.end(), channels.codes.begin() + h * shape.rows * shape.dim));
     }
@@ -298,7 +312,7 @@ TEST_P(PrepassTable, ZerosGetScaleOneAndBadValuesShowInTheScale) {
         const Result got = run_tokens(kernel(), x.in, 0, 5), expected = run_tokens(reference(), x.in, 0, 5);
         expect_same(got, expected, "bad value");
         EXPECT_TRUE(std::isnan(got.scale[1]));
-        EXPECT_EQ(std::count(got.codes.begin() + 200, got.codes.begin() + 400, 0x7f), 200) << bad;
+        EXPECT_EQ(std::count(got.codes.begin() + 200, got.codes.begin() + 400, e4m3() ? 0x7f : 0), 200) << bad;
         x.in.weight = nullptr;
         expect_same(run_tokens(kernel(), x.in, 0, 5), run_tokens(reference(), x.in, 0, 5), "bad value without norm");
         EXPECT_EQ(run_tokens(kernel(), x.in, 0, 5).scale[0], 1.0f);
@@ -328,17 +342,18 @@ TEST_P(PrepassTable, RoundsToBf16BeforeTheCodes) {
   EXPECT_EQ(got.inverse_rms[0], 1.0f);
   for (int64_t d = 0; d < 64; ++d) {
     const float y = numeric::f32_from_bf16(numeric::bf16_from_f32(x.at(0, d) * x.weight[static_cast<size_t>(d)]));
-    EXPECT_EQ(got.codes[static_cast<size_t>(d)], numeric::quantize_e4m3(y, got.scale[0])) << d;
+    const uint8_t code = e4m3() ? numeric::quantize_e4m3(y, got.scale[0])
+                                : static_cast<uint8_t>(numeric::quantize_int8(y, got.scale[0]));
+    EXPECT_EQ(got.codes[static_cast<size_t>(d)], code) << d;
   }
 }
 
 // Scale 1: every code's value, the midpoints between codes and their neighbours.
 TEST_P(PrepassTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
-  if (entry().codes != Dtype::kE4m3) GTEST_SKIP() << "midpoints of E4M3";
-  std::vector<float> x = {448.0f};
-  for (int code = 0; code < 0x7e; ++code) {
-    const float low = numeric::f32_from_e4m3(static_cast<uint8_t>(code));
-    const float middle = 0.5f * (low + numeric::f32_from_e4m3(static_cast<uint8_t>(code + 1)));
+  std::vector<float> x = {e4m3() ? 448.0f : 127.0f};
+  for (int code = 0; code < (e4m3() ? 0x7e : 127); ++code) {
+    const float low = static_cast<float>(value(static_cast<uint8_t>(code)));
+    const float middle = 0.5f * (low + static_cast<float>(value(static_cast<uint8_t>(code + 1))));
     for (const float value : {low, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 500.0f)}) {
       x.push_back(value);
       x.push_back(-value);
@@ -355,7 +370,9 @@ TEST_P(PrepassTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
   const Result got = run_tokens(kernel(), in, 0, in.rows);
   ASSERT_EQ(got.scale[0], 1.0f);
   for (size_t i = 0; i < x.size(); ++i)
-    EXPECT_EQ(got.codes[i], numeric::e4m3_from_f32(x[i])) << x[i];
+    EXPECT_EQ(got.codes[i],
+              e4m3() ? numeric::e4m3_from_f32(x[i]) : static_cast<uint8_t>(numeric::quantize_int8(x[i], 1.0f)))
+        << x[i];
 }
 
 INSTANTIATE_TEST_SUITE_P(Entries, PrepassTable, testing::Range<size_t>(0, prepass_entries().size()),

@@ -45,7 +45,8 @@ TEST_F(KernelTable, NamesFollowTheGrammarAndAreListedInSelected) {
                 std::string(attention_fwd(Dtype::kE4m3).name), std::string(attention_fwd(Dtype::kInt8).name),
                 std::string(attention_bwd(Dtype::kF32).name), std::string(attention_bwd(Dtype::kBf16).name),
                 std::string(attention_bwd(Dtype::kE4m3).name), std::string(quantize(Dtype::kE4m3).name),
-                std::string(quantize(Dtype::kInt8).name), std::string(prepass(Dtype::kE4m3).name)}));
+                std::string(quantize(Dtype::kInt8).name), std::string(prepass(Dtype::kE4m3).name),
+                std::string(prepass(Dtype::kInt8).name)}));
 }
 
 TEST_F(KernelTable, UnknownOrUnsupportedLevelIsAnError) {

@@ -32,9 +32,11 @@ Projected random_projected(at::ScalarType dtype, int64_t dim, int64_t batch = 2)
   return x;
 }
 
-AttentionResult apart(const Projected& x, const Plan& plan) {
+AttentionResult apart(const Projected& x, const Plan& plan, Precision precision = Precision::kE4m3,
+                      bool smooth_keys = false) {
   AttentionOptions options;
-  options.precision = Precision::kE4m3;
+  options.precision = precision;
+  options.smooth_keys = smooth_keys;
   return attention(prepare_heads(x.q, x.q_weight, x.eps, x.heads, x.rope),
                    prepare_heads(x.k, x.k_weight, x.eps, x.heads, x.rope), x.v.unflatten(2, {x.heads, -1}), plan,
                    options);
@@ -64,11 +66,17 @@ TEST(Prepass, FusedAttentionHasTheBitsOfTheSeparateSteps) {
       for (const Grid& granularity : {kTile, Grid{1, 1, 2}, Grid{4, 6, 12}}) {
         const auto plan = plan_for(kGrid, kTile, granularity, "sta", {1, 2, 2});
         const auto x = random_projected(dtype, dim);
-        const auto fused = attention_of_projected(x, *plan, Precision::kE4m3), expected = apart(x, *plan);
-        EXPECT_TRUE(at::equal(fused.out, expected.out)) << dtype << " " << dim << pattern::to_string(granularity);
-        EXPECT_EQ(fused.kernel, expected.kernel);
-        EXPECT_EQ(fused.coder, kernel::prepass(kernel::Dtype::kE4m3).name);
-        EXPECT_EQ(expected.coder, kernel::quantize().name);
+        for (const auto& [precision, codes, smooth_keys] : {std::tuple(Precision::kE4m3, kernel::Dtype::kE4m3, false),
+                                                            {Precision::kInt8, kernel::Dtype::kInt8, false},
+                                                            {Precision::kInt8, kernel::Dtype::kInt8, true}}) {
+          const auto fused = attention_of_projected(x, *plan, precision, smooth_keys),
+                     expected = apart(x, *plan, precision, smooth_keys);
+          EXPECT_TRUE(at::equal(fused.out, expected.out))
+              << dtype << " " << dim << pattern::to_string(granularity) << kernel::dtype_name(codes) << smooth_keys;
+          EXPECT_EQ(fused.kernel, expected.kernel);
+          EXPECT_EQ(fused.coder, kernel::prepass(codes).name);
+          EXPECT_EQ(expected.coder, kernel::quantize(codes).name);
+        }
       }
 }
 

@@ -67,11 +67,21 @@ struct Coded {
   std::vector<float> scale[2], v_scale;
 };
 
-Coded fused(const Geometry& geometry, const Samples& samples, ParallelRunner& runner) {
+struct Kind {
+  kernel::Dtype codes = kernel::Dtype::kE4m3;
+  bool smooth_keys = false;
+};
+constexpr Kind kKinds[] = {{kernel::Dtype::kE4m3, false},
+                           {kernel::Dtype::kInt8, false},
+                           {kernel::Dtype::kInt8, true},
+                           {kernel::Dtype::kE4m3, true}};
+
+Coded fused(const Geometry& geometry, const Samples& samples, ParallelRunner& runner, const Kind& kind = {}) {
   Coded result(samples.tokens);
-  Workspace workspace(prepass_workspace_bytes(geometry, kBatch, kHeads, kDim));
-  prepass(kernel::prepass(kernel::Dtype::kE4m3).kernel, geometry, samples.x, result.output(), workspace.bytes(),
-          runner);
+  Projections x = samples.x;
+  x.smooth_keys = kind.smooth_keys;
+  Workspace workspace(prepass_workspace_bytes(geometry, kBatch, kHeads, kDim, kind.smooth_keys));
+  prepass(kernel::prepass(kind.codes).kernel, geometry, x, result.output(), workspace.bytes(), runner);
   return result;
 }
 
@@ -94,14 +104,35 @@ std::vector<uint8_t> prepared(const Samples& samples, const Projection& projecti
   return rows;
 }
 
-Coded apart(const Geometry& geometry, const Samples& samples) {
+// The keys of one (sample, head) quantised less their mean.
+void quantize_smoothed(const kernel::Quantize& kernel, const Geometry& geometry, const Samples& samples,
+                       const std::vector<uint8_t>& rows, Coded& result) {
+  const int64_t element = element_bytes(samples.x.dtype), tokens = samples.tokens;
+  std::vector<float> group_scale(static_cast<size_t>(geometry.groups().count)), mean(kDim);
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t h = 0; h < kHeads; ++h) {
+      const auto* data = rows.data() + (b * tokens * kWidth + h * kDim) * element;
+      kernel::QuantizeInput in{{data, kWidth, geometry.order().to_raster().data()}, samples.x.dtype, tokens, kDim};
+      kernel::key_means(in, mean.data());
+      in.mean = mean.data();
+      const int64_t at = (b * kHeads + h) * tokens;
+      kernel.tokens(in, geometry.groups().of_token.data(), geometry.groups().count, result.codes[1].data() + at * kDim,
+                    group_scale.data(), result.scale[1].data() + at);
+    }
+}
+
+Coded apart(const Geometry& geometry, const Samples& samples, const Kind& kind = {}) {
   Coded result(samples.tokens);
   SerialRunner runner;
-  const auto& kernel = kernel::quantize().kernel;
+  const auto& kernel = kernel::quantize(kind.codes).kernel;
   std::vector<float> group_scale(static_cast<size_t>(kBatch * kHeads * geometry.groups().count));
   const Projection* projections[] = {&samples.x.q, &samples.x.k};
   for (int i = 0; i < 2; ++i) {
     const auto rows = prepared(samples, *projections[i]);
+    if (i == 1 && kind.smooth_keys) {
+      quantize_smoothed(kernel, geometry, samples, rows, result);
+      continue;
+    }
     quantize_tokens(kernel, geometry,
                     {{rows.data(), samples.tokens * kWidth, kDim, kWidth}, samples.x.dtype, kBatch, kHeads, kDim},
                     result.codes[i].data(), group_scale.data(), result.scale[i].data(), runner);
@@ -125,9 +156,13 @@ TEST(Prepass, EqualsNormRotationAndQuantisationApart) {
                                     Grid{8, 9, 12}}) {  // finer, coarser, both, and one group for all
       const Geometry geometry = geometry_of(kGrid, kTile, granularity);
       const Samples samples(dtype, geometry.tokens());
-      const Coded expected = apart(geometry, samples);
-      EXPECT_TRUE(fused(geometry, samples, serial) == expected) << pattern::to_string(granularity);
-      EXPECT_TRUE(fused(geometry, samples, pool) == expected) << pattern::to_string(granularity) << " three threads";
+      for (const Kind& kind : kKinds) {
+        const Coded expected = apart(geometry, samples, kind);
+        const auto what = join(kernel::dtype_name(kind.codes), kind.smooth_keys ? " smoothed " : " ",
+                               pattern::to_string(granularity));
+        EXPECT_TRUE(fused(geometry, samples, serial, kind) == expected) << what;
+        EXPECT_TRUE(fused(geometry, samples, pool, kind) == expected) << what << " three threads";
+      }
     }
 }
 
@@ -136,7 +171,9 @@ TEST(Prepass, TakesAnyGrid) {
   for (const Grid& grid : {Grid{1, 1, 1}, Grid{1, 1, 5}, Grid{3, 1, 1}, Grid{4, 30, 41}}) {
     const Geometry geometry = geometry_of(grid, kTile, kTile);
     const Samples samples(kernel::Dtype::kBf16, geometry.tokens());
-    EXPECT_TRUE(fused(geometry, samples, serial) == apart(geometry, samples)) << pattern::to_string(grid);
+    for (const Kind& kind : kKinds)
+      EXPECT_TRUE(fused(geometry, samples, serial, kind) == apart(geometry, samples, kind))
+          << pattern::to_string(grid) << " " << kernel::dtype_name(kind.codes) << " " << kind.smooth_keys;
   }
 }
 

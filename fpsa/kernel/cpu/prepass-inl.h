@@ -60,6 +60,24 @@ struct E4m3Code {
   }
 };
 
+/// INT8: code = the nearest, ties to even. `quotient` is x / scale, at most 127 (1 + 2^-23) in magnitude.
+struct Int8Code {
+  static float scale(float absmax) noexcept {
+    if (absmax == 0.0f) return 1.0f;
+    const float scale = absmax / 127.0f;
+    return scale < 0x1p-126f ? 0x1p-126f : scale;
+  }
+  // The low byte in two's complement. That of a NaN is 0.
+  template <class V>
+  static FPSA_INLINE typename V::I encode(typename V::F quotient) {
+    return V::bit_and(V::nearest(quotient), V::set1_i(0xff));
+  }
+  template <class V>
+  static FPSA_INLINE typename V::I encode_or_nan(typename V::F quotient) {
+    return encode<V>(quotient);
+  }
+};
+
 /// Nearest even at the 16th bit for BF16. A NaN may come out as a number.
 template <class V, class Element>
 FPSA_INLINE typename V::F rounded(typename V::F x) {
@@ -215,7 +233,13 @@ void prepare_of(const PrepassInput& in, int64_t begin, int64_t end, void* prepar
   });
 }
 
-template <class V, class Element, bool kTurn>
+/// The chunk of the mean at i less which rows are coded.
+template <class V>
+FPSA_INLINE typename V::Pair mean_at(const PrepassInput& in, int64_t i, int n) {
+  return V::load(in.mean + i, n);
+}
+
+template <class V, class Element, bool kTurn, bool kCentre>
 void absmax_of(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) {
   for (int64_t h = 0; h < in.heads; ++h)
     absmax[h] = 0.0f;
@@ -225,7 +249,12 @@ void absmax_of(const PrepassInput& in, int64_t begin, int64_t end, float* invers
     const RowBlock<V, Element, kTurn, kRows> block(in, i, inverse_rms + i);
     for (int64_t h = 0; h < in.heads; ++h) {
       auto top = V::set1_i(0);
-      block.for_head(h, [&](int, int64_t, int, typename V::Pair x) FPSA_INLINED {
+      block.for_head(h, [&](int, int64_t d, int n, typename V::Pair x) FPSA_INLINED {
+        if constexpr (kCentre) {
+          const auto mean = mean_at<V>(in, h * in.dim + d, n);
+          x = {V::sub(rounded_or_nan<V, Element>(x.even), mean.even),
+               V::sub(rounded_or_nan<V, Element>(x.odd), mean.odd)};
+        }
         top = V::max(top, V::max(V::bits(V::abs(x.even)), V::bits(V::abs(x.odd))));
       });
       const uint32_t bits = V::reduce_max(top);
@@ -233,14 +262,14 @@ void absmax_of(const PrepassInput& in, int64_t begin, int64_t end, float* invers
     }
   });
   // Rounding keeps order, so the largest rounded magnitude is the largest magnitude rounded. A NaN stays one.
-  if constexpr (sizeof(Element) == 2)
+  if constexpr (sizeof(Element) == 2 && !kCentre)
     for (int64_t h = 0; h < in.heads; ++h) {
       const uint32_t bits = bits_of(absmax[h]);
       absmax[h] = float_of(bits > 0x7f800000u ? 0x7fc00000u : (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
     }
 }
 
-template <class V, class Code, class Element, bool kTurn>
+template <class V, class Code, class Element, bool kTurn, bool kCentre>
 void codes_of(const PrepassInput& in, int64_t begin, int64_t end, const float* inverse_rms, const float* scale,
               uint8_t* codes, float* token_scale) {
   for_blocks(begin, end, [&](int64_t i, auto rows) FPSA_INLINED {
@@ -251,8 +280,12 @@ void codes_of(const PrepassInput& in, int64_t begin, int64_t end, const float* i
       auto write = [&](auto encode) FPSA_INLINED {
         block.for_head(h, [&](int r, int64_t d, int n, typename V::Pair x) FPSA_INLINED {
           // A NaN that rounding made a number is no matter: it made the scale NaN.
-          V::store_codes(encode(V::div(rounded<V, Element>(x.even), wide)),
-                         encode(V::div(rounded<V, Element>(x.odd), wide)), to + r * in.dim + d, n);
+          x = {rounded<V, Element>(x.even), rounded<V, Element>(x.odd)};
+          if constexpr (kCentre) {
+            const auto mean = mean_at<V>(in, h * in.dim + d, n);
+            x = {V::sub(x.even, mean.even), V::sub(x.odd, mean.odd)};
+          }
+          V::store_codes(encode(V::div(x.even, wide)), encode(V::div(x.odd, wide)), to + r * in.dim + d, n);
         });
       };
       if (is_finite(scale[h]))
@@ -317,21 +350,28 @@ void channel_codes_of(const PrepassInput& in, int64_t begin, int64_t end, const 
 /// The entry of one ISA and code: every function chooses its element type and whether to rotate, once per call.
 template <class V, class Code>
 struct PrepassOf {
+  template <class Element>
+  static auto absmax_by(const PrepassInput& in) {
+    if (in.mean) return in.turns ? absmax_of<V, Element, true, true> : absmax_of<V, Element, false, true>;
+    return in.turns ? absmax_of<V, Element, true, false> : absmax_of<V, Element, false, false>;
+  }
+  template <class Element>
+  static auto codes_by(const PrepassInput& in) {
+    if (in.mean) return in.turns ? codes_of<V, Code, Element, true, true> : codes_of<V, Code, Element, false, true>;
+    return in.turns ? codes_of<V, Code, Element, true, false> : codes_of<V, Code, Element, false, false>;
+  }
   static void prepare(const PrepassInput& in, int64_t begin, int64_t end, void* prepared) noexcept {
     const auto of_f32 = in.turns ? prepare_of<V, float, true> : prepare_of<V, float, false>;
     const auto of_bf16 = in.turns ? prepare_of<V, uint16_t, true> : prepare_of<V, uint16_t, false>;
     (in.dtype == Dtype::kF32 ? of_f32 : of_bf16)(in, begin, end, prepared);
   }
   static void absmax(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_rms, float* absmax) noexcept {
-    const auto of_f32 = in.turns ? absmax_of<V, float, true> : absmax_of<V, float, false>;
-    const auto of_bf16 = in.turns ? absmax_of<V, uint16_t, true> : absmax_of<V, uint16_t, false>;
-    (in.dtype == Dtype::kF32 ? of_f32 : of_bf16)(in, begin, end, inverse_rms, absmax);
+    (in.dtype == Dtype::kF32 ? absmax_by<float> : absmax_by<uint16_t>)(in)(in, begin, end, inverse_rms, absmax);
   }
   static void codes(const PrepassInput& in, int64_t begin, int64_t end, const float* inverse_rms, const float* scale,
                     uint8_t* codes, float* token_scale) noexcept {
-    const auto of_f32 = in.turns ? codes_of<V, Code, float, true> : codes_of<V, Code, float, false>;
-    const auto of_bf16 = in.turns ? codes_of<V, Code, uint16_t, true> : codes_of<V, Code, uint16_t, false>;
-    (in.dtype == Dtype::kF32 ? of_f32 : of_bf16)(in, begin, end, inverse_rms, scale, codes, token_scale);
+    (in.dtype == Dtype::kF32 ? codes_by<float> : codes_by<uint16_t>)(in)(in, begin, end, inverse_rms, scale, codes,
+                                                                         token_scale);
   }
   static void channel_absmax(const PrepassInput& in, int64_t begin, int64_t end, float* absmax) noexcept {
     (in.dtype == Dtype::kF32 ? channel_absmax_of<V, float> : channel_absmax_of<V, uint16_t>)(in, begin, end, absmax);

@@ -62,6 +62,8 @@ struct Avx2Prepass {
   static FPSA_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
   static FPSA_INLINE F abs(F x) { return floats(bit_and(bits(x), set1_i(0x7fffffff))); }
   static FPSA_INLINE float sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+  // The nearest integer, ties to even; NaN gives -2^31.
+  static FPSA_INLINE I nearest(F x) { return _mm256_cvtps_epi32(x); }
   static FPSA_INLINE I add_i(I a, I b) { return _mm256_add_epi32(a, b); }
   static FPSA_INLINE I sub_i(I a, I b) { return _mm256_sub_epi32(a, b); }
   static FPSA_INLINE I max(I a, I b) { return _mm256_max_epi32(a, b); }
@@ -98,6 +100,9 @@ struct Avx2Prepass {
 
 Prepass prepass_e4m3_avx2() {
   return prepass<Avx2Prepass, E4m3Code>();
+}
+Prepass prepass_int8_avx2() {
+  return prepass<Avx2Prepass, Int8Code>();
 }
 
 }  // namespace fpsa::kernel::cpu

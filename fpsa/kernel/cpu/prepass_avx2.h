@@ -6,5 +6,6 @@
 namespace fpsa::kernel::cpu {
 
 Prepass prepass_e4m3_avx2();
+Prepass prepass_int8_avx2();
 
 }  // namespace fpsa::kernel::cpu

@@ -61,6 +61,8 @@ struct Avx512Prepass {
   static FPSA_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
   static FPSA_INLINE F abs(F x) { return floats(bit_and(bits(x), set1_i(0x7fffffff))); }
   static FPSA_INLINE float sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+  // The nearest integer, ties to even; NaN gives -2^31.
+  static FPSA_INLINE I nearest(F x) { return _mm512_cvtps_epi32(x); }
   static FPSA_INLINE I add_i(I a, I b) { return _mm512_add_epi32(a, b); }
   static FPSA_INLINE I sub_i(I a, I b) { return _mm512_sub_epi32(a, b); }
   static FPSA_INLINE I max(I a, I b) { return _mm512_max_epi32(a, b); }
@@ -93,6 +95,9 @@ struct Avx512Prepass {
 
 Prepass prepass_e4m3_avx512() {
   return prepass<Avx512Prepass, E4m3Code>();
+}
+Prepass prepass_int8_avx512() {
+  return prepass<Avx512Prepass, Int8Code>();
 }
 
 }  // namespace fpsa::kernel::cpu

@@ -6,5 +6,6 @@
 namespace fpsa::kernel::cpu {
 
 Prepass prepass_e4m3_avx512();
+Prepass prepass_int8_avx512();
 
 }  // namespace fpsa::kernel::cpu

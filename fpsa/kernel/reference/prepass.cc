@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "fpsa/numeric/bf16.h"
+#include "fpsa/numeric/int8.h"
 #include "fpsa/numeric/scales.h"
 
 namespace fpsa::kernel::reference {
@@ -16,6 +17,11 @@ constexpr int kSums = 32;
 struct E4m3 {
   static float scale(float absmax) noexcept { return numeric::scale_from_absmax(absmax); }
   static uint8_t code(float x, float scale) { return numeric::quantize_e4m3(x, scale); }
+};
+
+struct Int8 {
+  static float scale(float absmax) noexcept { return numeric::int8_scale_from_absmax(absmax); }
+  static uint8_t code(float x, float scale) { return static_cast<uint8_t>(numeric::quantize_int8(x, scale)); }
 };
 
 int64_t raster(const PrepassInput& in, int64_t position) {
@@ -58,6 +64,12 @@ float prepared(const PrepassInput& in, int64_t position, float inverse_rms, int6
   return in.dtype == Dtype::kF32 ? y : numeric::f32_from_bf16(numeric::bf16_from_f32(y));
 }
 
+// The same less the mean.
+float centred(const PrepassInput& in, int64_t position, float inverse_rms, int64_t h, int64_t d) {
+  const float y = prepared(in, position, inverse_rms, h, d);
+  return in.mean ? y - in.mean[h * in.dim + d] : y;
+}
+
 // Magnitudes are compared by their bits, as numeric::absmax does, so that NaN and infinity are kept.
 void raise(float& top, float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x) & 0x7fffffffu;
@@ -88,7 +100,7 @@ void absmax(const PrepassInput& in, int64_t begin, int64_t end, float* inverse_r
     absmax[h] = 0.0f;
     for (int64_t i = begin; i < end; ++i)
       for (int64_t d = 0; d < in.dim; ++d)
-        raise(absmax[h], prepared(in, i, inverse_rms[i], h, d));
+        raise(absmax[h], centred(in, i, inverse_rms[i], h, d));
   }
 }
 
@@ -99,7 +111,7 @@ void codes(const PrepassInput& in, int64_t begin, int64_t end, const float* inve
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = h * in.rows + i;
       for (int64_t d = 0; d < in.dim; ++d)
-        codes[row * in.dim + d] = Code::code(prepared(in, i, inverse_rms[i], h, d), scale[h]);
+        codes[row * in.dim + d] = Code::code(centred(in, i, inverse_rms[i], h, d), scale[h]);
       if (token_scale) token_scale[row] = scale[h];
     }
 }
@@ -130,6 +142,9 @@ Prepass prepass() {
 
 Prepass prepass_e4m3() {
   return prepass<E4m3>();
+}
+Prepass prepass_int8() {
+  return prepass<Int8>();
 }
 
 }  // namespace fpsa::kernel::reference

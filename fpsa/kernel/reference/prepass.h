@@ -6,5 +6,6 @@
 namespace fpsa::kernel::reference {
 
 Prepass prepass_e4m3();
+Prepass prepass_int8();
 
 }  // namespace fpsa::kernel::reference
