@@ -35,5 +35,7 @@ inline constexpr double kNormActF32 = 2e-6;  // the VAE's fused norm and SiLU ag
 inline constexpr double kFiniteDifferenceF64 = 1e-6;  // central differences in F64, step 1e-6: rounding 1e-15 * |loss| / step, |loss| < 1e3
 inline constexpr double kVaeBf16 = 0.08;  // VAE in BF16 against F32: 40 roundings of 2^-9 in a row, relative to range
 
+inline constexpr double kRegroupedLoss = 0.002;  // a batch's mean loss from forwards of its parts: BF16 products may round otherwise by 2^-9, and means average
+
 }  // namespace fpsa::tolerance
 // clang-format on

@@ -1,10 +1,10 @@
 #include "fpsa/train/dit_objective.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
 
 #include <random>
 
-#include "fpsa/accel/methods.h"
 #include "fpsa/base/check.h"
 #include "fpsa/train/clip_batch.h"
 #include "fpsa/train/text_conditioner.h"
@@ -32,7 +32,7 @@ std::string faults(const Agreement& a) {
 // Logit-normal levels, shifted: sigma = s u / (1 + (s - 1) u), u = sigmoid(normal).
 at::Tensor draw_sigmas(int64_t count, double shift, at::Generator& generator) {
   const at::Tensor u = at::sigmoid(at::randn({count}, generator, at::kFloat));
-  return shift * u / (1.0 + (shift - 1.0) * u);
+  return (shift * u / (1.0 + (shift - 1.0) * u)).clamp_max(1.0);
 }
 
 }  // namespace
@@ -76,6 +76,17 @@ DitObjective::DitObjective(const Recipe& recipe, const DitData& data)
   model_ = std::make_unique<DitModel>(init, tokenizer_.vocab_size());
   model_->dit.set_compute_dtype(at::kBFloat16);
   parameters_ = init.tensors;
+  if (recipe.schedule) {
+    const auto& config = model_->dit.config();
+    schedule::check_for_model(*recipe.schedule, config.num_layers, config.num_attention_heads);
+    levels_.emplace(recipe.schedule->shift, recipe.num_inference_steps);
+  }
+  if (recipe.distill_weight > 0) {
+    nn::RandomInit copies(recipe.seed);
+    teacher_ = std::make_unique<DitModel>(copies, tokenizer_.vocab_size(), /*with_helpers=*/false);
+    teacher_->dit.set_compute_dtype(at::kBFloat16);
+    frozen_ = copies.tensors;
+  }
 }
 
 bool DitObjective::is_matrix(const std::string& name, const at::Tensor& weight) const {
@@ -99,10 +110,73 @@ void DitObjective::grow_pool(int64_t stage_step) {
   pool_->grow_to(start + (stage_.refresh_every > 0 ? stage_step / stage_.refresh_every : 0));
 }
 
-Loss DitObjective::loss(int64_t step, int64_t stage_step) {
+void DitObjective::attend_as_scheduled(int64_t stage_step) {
+  if (!recipe_.schedule) return;
+  const double progress =
+      stage_.density_steps > 0 ? static_cast<double>(stage_step) / static_cast<double>(stage_.density_steps) : 1.0;
+  auto wanted = with_density(*recipe_.schedule, grid_of(stage_), progress);
+  if (attended_ == wanted) return;
+  attention_ = accel::make_fps(wanted);
+  attended_ = std::move(wanted);
+}
+
+// One forward for the samples of each phase; the outputs in the order of the batch. Every sample keeps a noise level
+// of its own, as in dense training, and no phase's share of the loss depends on the others in the batch: the mean over
+// the batch estimates the same expectation, at a lower variance than one level for all of them would.
+models::wan::DitOutput DitObjective::predict_by_phase(const nn::DenoiserInput& input,
+                                                      const models::wan::DitOptions& options, const at::Tensor& sigma,
+                                                      Figures& figures) {
+  const auto groups =
+      group_by_phase(*recipe_.schedule, *levels_, {sigma.const_data_ptr<float>(), static_cast<size_t>(sigma.numel())});
+  std::vector<at::Tensor> velocity, tap, order;
+  double density = 0;
+  for (const PhaseGroup& group : groups) {
+    const at::Tensor rows = at::tensor(group.samples, at::kLong);
+    nn::DenoiserInput part = input;
+    models::wan::DitOptions part_options = options;
+    if (groups.size() > 1) {
+      part.latents = input.latents.index_select(0, rows);
+      part.timestep = input.timestep.index_select(0, rows);
+      part.text = input.text.index_select(0, rows);
+      part_options.text_multiplicity = options.text_multiplicity.index_select(0, rows);
+    }
+    part.step = group.step;
+    part.num_steps = levels_->steps();
+    attention_->reset();
+    const auto out = model_->dit.forward(part, *attention_, part_options);
+    const auto report = attention_->report();
+    for (const auto& entry : report)
+      density += entry.density * static_cast<double>(group.samples.size()) / static_cast<double>(report.size());
+    velocity.push_back(out.velocity);
+    tap.push_back(out.tap);
+    order.push_back(rows);
+  }
+  figures["density"] = density / static_cast<double>(sigma.numel());
+  if (groups.size() == 1) return {velocity[0], tap[0]};
+  const at::Tensor back = at::cat(order).argsort();
+  return {at::cat(velocity).index_select(0, back), at::cat(tap).index_select(0, back)};
+}
+
+// What the starting weights say about the same input, with their own text encoder and dense attention.
+at::Tensor DitObjective::teacher_velocity(nn::DenoiserInput input, models::wan::DitOptions options,
+                                          const std::vector<std::string>& prompts) {
+  at::NoGradGuard no_grad;
+  const TextCondition text = encode_prompts(teacher_->text, tokenizer_, prompts);
+  input.text = text.states;
+  options.text_multiplicity = text.multiplicity;
+  options.tap_layer = -1;
+  const auto dense = accel::make_dense();
+  return teacher_->dit.forward(input, *dense, options).velocity.to(at::kFloat);
+}
+
+Loss DitObjective::loss(int64_t step, int64_t stage_step, int64_t micro) {
   grow_pool(stage_step);
-  std::mt19937_64 random(mix(recipe_.seed, kBatchStream, static_cast<uint64_t>(step)));
-  auto generator = at::detail::createCPUGenerator(mix(recipe_.seed, kNoiseStream, static_cast<uint64_t>(step)));
+  attend_as_scheduled(stage_step);
+  const auto batch_seed = [&](uint64_t stream) {
+    return mix(recipe_.seed, stream, static_cast<uint64_t>(step), static_cast<uint64_t>(micro));
+  };
+  std::mt19937_64 random(batch_seed(kBatchStream));
+  auto generator = at::detail::createCPUGenerator(batch_seed(kNoiseStream));
 
   std::vector<at::Tensor> latents, coverage;
   std::vector<ClipSpec> specs;
@@ -131,7 +205,9 @@ Loss DitObjective::loss(int64_t step, int64_t stage_step) {
   options.rope_stretch = stretch_of(stage_);
   options.text_multiplicity = text.multiplicity;
   options.tap_layer = model_->dit.config().num_layers / 2;
-  const auto out = model_->dit.forward(input, *attention_, options);
+  Loss loss;
+  const auto out = recipe_.schedule ? predict_by_phase(input, options, sigma, loss.figures)
+                                    : model_->dit.forward(input, *attention_, options);
 
   const at::Tensor flow = at::mse_loss(out.velocity.to(at::kFloat), noise - data);
   const at::Tensor slots = slot_loss(model_->slots(text.pooled), specs, prompted);
@@ -139,10 +215,16 @@ Loss DitObjective::loss(int64_t step, int64_t stage_step) {
   const at::Tensor cover =
       at::binary_cross_entropy_with_logits(model_->coverage(out.tap.to(at::kFloat)).squeeze(-1), target);
 
-  Loss loss;
   loss.total = flow + recipe_.slot_weight * slots + recipe_.coverage_weight * cover;
   loss.samples = stage_.batch;
-  loss.figures = {{"flow", flow.item<double>()}, {"slots", slots.item<double>()}, {"coverage", cover.item<double>()}};
+  loss.figures["flow"] = flow.item<double>();
+  loss.figures["slots"] = slots.item<double>();
+  loss.figures["coverage"] = cover.item<double>();
+  if (teacher_) {
+    const at::Tensor distill = at::mse_loss(out.velocity.to(at::kFloat), teacher_velocity(input, options, prompts));
+    loss.total = loss.total + recipe_.distill_weight * distill;
+    loss.figures["distill"] = distill.item<double>();
+  }
   return loss;
 }
 
@@ -152,8 +234,11 @@ Figures DitObjective::evaluate(const std::filesystem::path& folder, const std::s
   SampleOptions options;
   options.latent_size = {(stage_.frames - 1) / 4 + 1, stage_.height / 8, stage_.width / 8};
   options.stretch = stretch_of(stage_);
+  // The recipe's own schedule, though training may still be denser: what the model would be run with.
+  const auto attention = recipe_.schedule ? accel::make_fps(*recipe_.schedule) : accel::make_dense();
+  if (recipe_.schedule) options.shift = recipe_.schedule->shift;
   const PromptTest test =
-      test_prompts(*model_, codec_, tokenizer_, *attention_, prompts, /*keep_clips=*/8, recipe_.seed, options);
+      test_prompts(*model_, codec_, tokenizer_, *attention, prompts, /*keep_clips=*/8, recipe_.seed, options);
   write_contact_sheet(folder / (tag + ".png"), test.clips, /*columns=*/9, /*side=*/96);
   return test.accuracy.figures();
 }

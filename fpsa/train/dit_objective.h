@@ -1,14 +1,20 @@
 // Flow matching of the video transformer together with its text encoder, on latents of a frozen autoencoder.
+//
+// With a schedule in the recipe attention is sparse and quantised while training, as inference will run it: every
+// sample attends as the phase of its own noise level says (train/phases.h).
 #pragma once
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
+#include "fpsa/accel/methods.h"
 #include "fpsa/train/accuracy.h"
 #include "fpsa/train/contact_sheet.h"
 #include "fpsa/train/dit_model.h"
 #include "fpsa/train/latent_pool.h"
 #include "fpsa/train/objective.h"
+#include "fpsa/train/phases.h"
 #include "fpsa/train/vae_codec.h"
 
 namespace fpsa::train {
@@ -30,28 +36,38 @@ struct DitData {
 
 class DitObjective : public Objective {
  public:
+  ///   Errors    fpsa::Error: a part that cannot be loaded, or a schedule with layers or heads that the model lacks
   DitObjective(const Recipe& recipe, const DitData& data);
 
   const nn::TensorMap& parameters() const override { return parameters_; }
+  /// The teacher of the distillation, where the recipe asks for it.
+  nn::TensorMap frozen() const override { return frozen_; }
   bool is_matrix(const std::string& name, const at::Tensor& weight) const override;
   void enter(const Stage& stage, int64_t index, int64_t stage_step) override;
-  Loss loss(int64_t step, int64_t stage_step) override;
-  /// Accuracy on held-out prompts at the stage's grid, and a contact sheet.
+  Loss loss(int64_t step, int64_t stage_step, int64_t micro = 0) override;
+  /// Accuracy on held-out prompts at the stage's grid under the recipe's attention, and a contact sheet.
   Figures evaluate(const std::filesystem::path& folder, const std::string& tag, bool final) override;
 
   DitModel& model() { return *model_; }
 
  private:
   void grow_pool(int64_t stage_step);
+  void attend_as_scheduled(int64_t stage_step);
+  models::wan::DitOutput predict_by_phase(const nn::DenoiserInput& input, const models::wan::DitOptions& options,
+                                          const at::Tensor& sigma, Figures& figures);
+  at::Tensor teacher_velocity(nn::DenoiserInput input, models::wan::DitOptions options,
+                              const std::vector<std::string>& prompts);
 
   Recipe recipe_;
   DitData data_;
   Stage stage_;
   VaeCodec codec_;
   models::wan::Tokenizer tokenizer_;
-  nn::TensorMap parameters_;
-  std::unique_ptr<DitModel> model_;
-  std::unique_ptr<nn::AttentionMethod> attention_;
+  nn::TensorMap parameters_, frozen_;
+  std::unique_ptr<DitModel> model_, teacher_;
+  std::unique_ptr<accel::Method> attention_;
+  std::optional<schedule::Schedule> attended_;  // what attention_ follows: the recipe's schedule, or a denser one
+  std::optional<StepLevels> levels_;
   std::unique_ptr<LatentPool> pool_;
 };
 

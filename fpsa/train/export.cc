@@ -26,10 +26,12 @@ nn::TensorMap part(const nn::TensorMap& weights, const std::string& prefix, at::
 }
 
 void save_model(const std::filesystem::path& folder, const char* file, const nlohmann::json& config,
-                const nn::TensorMap& tensors) {
+                const nn::TensorMap& tensors, const std::optional<schedule::Schedule>& schedule = std::nullopt) {
   std::filesystem::create_directories(folder);
   write_json(folder / "config.json", config);
-  nn::save_tensors(folder / file, tensors, {{"format", "pt"}});
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  if (schedule) metadata.emplace(schedule::kMetadataKey, schedule::to_toml(*schedule));
+  nn::save_tensors(folder / file, tensors, metadata);
 }
 
 }  // namespace
@@ -39,12 +41,13 @@ void export_vae(const std::filesystem::path& folder, const models::wan::VaeConfi
   save_model(folder / "vae", "diffusion_pytorch_model.safetensors", config.to_json(), weights);
 }
 
-void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& weights, int64_t vocab_size) {
+void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& weights, int64_t vocab_size,
+                     const std::optional<schedule::Schedule>& schedule) {
   for (const char* needed : {"vae", "tokenizer"})
     FPSA_CHECK(std::filesystem::is_directory(folder / needed), "export folder ", folder, " lacks ", needed,
                "/; put it there first");
   save_model(folder / "transformer", "diffusion_pytorch_model.safetensors", tiny_dit_config().to_json(),
-             part(weights, "transformer.", at::kBFloat16));
+             part(weights, "transformer.", at::kBFloat16), schedule);
   save_model(folder / "text_encoder", "model.safetensors", tiny_umt5_config(vocab_size).to_json(),
              part(weights, "text_encoder.", at::kBFloat16));
   std::filesystem::create_directories(folder / "scheduler");
@@ -53,7 +56,7 @@ void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& w
                                                               {"num_train_timesteps", 1000},
                                                               {"prediction_type", "flow_prediction"},
                                                               {"use_flow_sigmas", true},
-                                                              {"flow_shift", 5.0},
+                                                              {"flow_shift", schedule ? schedule->shift : 5.0},
                                                               {"solver_order", 2},
                                                               {"solver_type", "bh2"},
                                                               {"predict_x0", true},
@@ -74,6 +77,12 @@ void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& w
                                     {"fps", 16},
                                     {"num_inference_steps", 20},
                                     {"guidance_scale", 3.0}});
+}
+
+std::string carried_schedule(const std::filesystem::path& weights) {
+  const auto metadata = nn::load_tensors(weights).metadata;
+  const auto carried = metadata.find(std::string(schedule::kMetadataKey));
+  return carried == metadata.end() ? "" : carried->second;
 }
 
 nn::TensorMap folder_weights(const std::filesystem::path& folder, Kind kind) {

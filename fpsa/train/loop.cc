@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "fpsa/base/check.h"
@@ -20,10 +21,9 @@ double since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-constexpr int kNonFiniteLimit = 20;
-
 struct Position {
   int64_t step = 0, stage = 0, stage_step = 0, samples = 0;
+  int64_t skipped = 0, skipped_in_row = 0;  // steps that were not finite: all, and those up to now without a good one
   double stage_seconds = 0, total_seconds = 0;
 };
 
@@ -54,11 +54,11 @@ double seconds_from(const std::string& text, const std::string& where) {
 // Means since the last report.
 class Window {
  public:
-  void add(const Loss& loss, double norm) {
-    for (const auto& [name, value] : loss.figures)
+  void add(const Figures& figures, double norm, int64_t samples) {
+    for (const auto& [name, value] : figures)
       sums_[name] += value;
     sums_["gradient_norm"] += norm;
-    samples_ += loss.samples;
+    samples_ += samples;
     ++count_;
   }
   int64_t count() const { return count_; }
@@ -111,18 +111,21 @@ class Loop {
   }
 
  private:
-  // The parameters, once they hold the weights to start from: the optimiser's average begins as a copy of them.
+  // The parameters, once they hold the weights to start from: the optimiser's average begins as a copy of them, and so
+  // do the frozen tensors.
   static const nn::TensorMap& started(Objective& objective, const LoopOptions& options) {
-    if (!options.weights.empty() && !options.resume)
-      copy_weights(objective, options.weights, "the weights to start from", true);
+    if (options.resume) return objective.parameters();
+    if (!options.weights.empty())
+      copy_weights(objective.parameters(), options.weights, "the weights to start from", true);
+    copy_weights(objective.frozen(), objective.parameters(), "the model in training", false);
     return objective.parameters();
   }
 
   // Exports drop the training-only heads ("helper.*"): a new run may start them anew, a resumed one may not.
-  static void copy_weights(Objective& objective, const nn::TensorMap& from, const std::string& origin,
+  static void copy_weights(const nn::TensorMap& into, const nn::TensorMap& from, const std::string& origin,
                            bool new_helpers) {
     at::NoGradGuard no_grad;
-    for (const auto& [name, weight] : objective.parameters()) {
+    for (const auto& [name, weight] : into) {
       const auto it = from.find(name);
       if (new_helpers && it == from.end() && name.starts_with("helper.")) continue;
       FPSA_CHECK(it != from.end() && it->second.sizes() == weight.sizes(), origin, ": expected a weight '", name,
@@ -176,16 +179,47 @@ class Loop {
     const double warmup =
         std::min(1.0, static_cast<double>(position_.step + 1) / std::max<double>(1.0, recipe_.warmup_steps));
     learning_rate_ = warmup * ((1 - at) * stage.learning_rate[0] + at * stage.learning_rate[1]);
-    const Loss loss = objective_.loss(position_.step, position_.stage_step);
-    loss.total.backward();
-    const double norm = optimizer_.step(learning_rate_);
-    non_finite_ = std::isfinite(norm) ? 0 : non_finite_ + 1;
-    FPSA_CHECK(non_finite_ < kNonFiniteLimit, "the gradients have been non-finite for ", kNonFiniteLimit,
-               " steps up to step ", position_.step, "; lower the learning rate and resume from the last checkpoint");
-    if (non_finite_ == 0) window_.add(loss, norm);
+    Figures figures;
+    int64_t samples = 0;
+    const bool finite_loss = accumulate_gradients(stage.micro_batches, figures, samples);
+    double norm = std::numeric_limits<double>::quiet_NaN();
+    if (finite_loss)
+      norm = optimizer_.step(learning_rate_);
+    else
+      optimizer_.clear_gradients();
+    if (std::isfinite(norm)) {
+      position_.skipped_in_row = 0;
+      window_.add(figures, norm, samples);
+    } else {
+      skip(finite_loss ? "gradients" : "loss");
+    }
     ++position_.step;
     ++position_.stage_step;
-    position_.samples += loss.samples;
+    position_.samples += samples;
+  }
+
+  // Adds the mean gradient of the step's micro-batches and their mean figures; false, without the rest of them, as
+  // soon as a loss is not finite.
+  bool accumulate_gradients(int64_t micro_batches, Figures& figures, int64_t& samples) {
+    for (int64_t micro = 0; micro < micro_batches; ++micro) {
+      const Loss loss = objective_.loss(position_.step, position_.stage_step, micro);
+      samples += loss.samples;
+      if (!std::isfinite(loss.total.item<double>())) return false;
+      (loss.total / micro_batches).backward();
+      for (const auto& [name, value] : loss.figures)
+        figures[name] += value / static_cast<double>(micro_batches);
+    }
+    return true;
+  }
+
+  void skip(const char* what) {
+    ++position_.skipped;
+    ++position_.skipped_in_row;
+    print(join("step ", position_.step, ": non-finite ", what, ", skipped; ", position_.skipped_in_row, " in a row, ",
+               position_.skipped, " in all"));
+    FPSA_CHECK(position_.skipped_in_row < recipe_.non_finite_limit, "the ", what, " was non-finite in ",
+               position_.skipped_in_row, " steps in a row, up to step ", position_.step,
+               "; lower the learning rate and start again, or resume from the last checkpoint");
   }
 
   void report(const Stage& stage) {
@@ -235,6 +269,7 @@ class Loop {
     return {{"step", position_.step},
             {"stage", position_.stage},
             {"samples", position_.samples},
+            {"skipped", position_.skipped},
             {"seconds", position_.total_seconds}};
   }
 
@@ -253,20 +288,25 @@ class Loop {
       tensors.emplace("weights." + name, weight.detach());
     for (const auto& [name, value] : optimizer_.state())
       tensors.emplace("optimizer." + name, value);
+    for (const auto& [name, value] : objective_.frozen())
+      tensors.emplace("frozen." + name, value.detach());
     char seconds[2][32];
     std::snprintf(seconds[0], sizeof seconds[0], "%.17g", position_.stage_seconds);
     std::snprintf(seconds[1], sizeof seconds[1], "%.17g", position_.total_seconds);
-    nn::save_tensors(options_.out / "checkpoint.safetensors", tensors,
-                     {{"format", "pt"},
-                      {"kind", recipe_.kind == Kind::kVae ? "vae" : "dit"},
-                      {"seed", std::to_string(recipe_.seed)},
-                      {"recipe", recipe_.text},
-                      {"step", std::to_string(position_.step)},
-                      {"stage", std::to_string(position_.stage)},
-                      {"stage_step", std::to_string(position_.stage_step)},
-                      {"samples", std::to_string(position_.samples)},
-                      {"stage_seconds", seconds[0]},
-                      {"total_seconds", seconds[1]}});
+    std::map<std::string, std::string> metadata = {{"format", "pt"},
+                                                   {"kind", recipe_.kind == Kind::kVae ? "vae" : "dit"},
+                                                   {"seed", std::to_string(recipe_.seed)},
+                                                   {"recipe", recipe_.text},
+                                                   {"step", std::to_string(position_.step)},
+                                                   {"stage", std::to_string(position_.stage)},
+                                                   {"stage_step", std::to_string(position_.stage_step)},
+                                                   {"samples", std::to_string(position_.samples)},
+                                                   {"skipped", std::to_string(position_.skipped)},
+                                                   {"skipped_in_row", std::to_string(position_.skipped_in_row)},
+                                                   {"stage_seconds", seconds[0]},
+                                                   {"total_seconds", seconds[1]}};
+    if (recipe_.schedule) metadata.emplace(schedule::kMetadataKey, schedule::to_toml(*recipe_.schedule));
+    nn::save_tensors(options_.out / "checkpoint.safetensors", tensors, metadata);
   }
 
   void restore() {
@@ -291,6 +331,12 @@ class Loop {
         " was written by a run of another recipe, which must not change on the way; to start a new run from these "
         "weights: --weights ",
         file.string(), " with an empty --out and without --resume");
+    const auto carried = loaded.metadata.find(std::string(schedule::kMetadataKey));
+    FPSA_CHECK((carried == loaded.metadata.end() ? "" : carried->second) ==
+                   (recipe_.schedule ? schedule::to_toml(*recipe_.schedule) : ""),
+               file,
+               " was written by a run of another schedule, which must not change on the way; give the recipe the "
+               "schedule that it began with, or start a new run from these weights with --weights");
     const auto count = [&](const std::string& key, int64_t largest) {
       return integer_from(meta(key), join(file, ": '", key, "'"), largest);
     };
@@ -298,15 +344,21 @@ class Loop {
     position_.stage = count("stage", static_cast<int64_t>(recipe_.stages.size()));  // that many: the run is finished
     position_.stage_step = count("stage_step", position_.step);
     position_.samples = count("samples", int64_t{1} << 56);
+    if (loaded.metadata.contains("skipped")) {  // older checkpoints did not count
+      position_.skipped = count("skipped", position_.step);
+      position_.skipped_in_row = count("skipped_in_row", position_.skipped);
+    }
     position_.stage_seconds = seconds_from(meta("stage_seconds"), join(file, ": 'stage_seconds'"));
     position_.total_seconds = seconds_from(meta("total_seconds"), join(file, ": 'total_seconds'"));
-    nn::TensorMap state, weights;
+    nn::TensorMap state, weights, frozen;
     for (const auto& [name, tensor] : loaded.tensors) {
       if (name.starts_with("optimizer.")) state.emplace(name.substr(10), tensor);
       if (name.starts_with("weights.")) weights.emplace(name.substr(8), tensor);
+      if (name.starts_with("frozen.")) frozen.emplace(name.substr(7), tensor);
     }
     optimizer_.load_state(state);
-    copy_weights(objective_, weights, file.string(), false);
+    copy_weights(objective_.parameters(), weights, file.string(), false);
+    copy_weights(objective_.frozen(), frozen, file.string(), false);
   }
 
   Objective& objective_;
@@ -317,7 +369,6 @@ class Loop {
   Window window_;
   std::ofstream metrics_;
   double learning_rate_ = 0;
-  int non_finite_ = 0;
 };
 
 }  // namespace

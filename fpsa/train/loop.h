@@ -1,7 +1,8 @@
 // The training loop: stages, learning rate, progress, metrics, checkpoints and exact resume.
 //
 // The output folder holds metrics.jsonl (one JSON object per report), checkpoint.safetensors (weights, averages,
-// optimiser state and position; replaced atomically) and previews/.
+// optimiser state, position and, as metadata `fpsa.schedule`, the recipe's schedule; replaced atomically) and
+// previews/.
 #pragma once
 
 #include <filesystem>
@@ -27,10 +28,10 @@ struct LoopResult {
 };
 
 /// Trains until the recipe's last stage ends. A run that is stopped and resumed takes the same path, bit for bit, as
-/// one that was not, when stages are limited by steps and the number of threads is the same.
-///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe, weights of another model, a loss that
-///   stays non-finite
-///             for 20 steps
+/// one that was not, when stages are limited by steps and the number of threads is the same. A step whose loss or
+/// gradients are not finite changes nothing but the position; it is reported and counted ("skipped" in the metrics).
+///   Errors    fpsa::Error: unwritable folder, a checkpoint of another recipe or schedule, weights of another model,
+///             the recipe's non_finite_limit of such steps in a row
 LoopResult run_loop(Objective& objective, const Recipe& recipe, const LoopOptions& options);
 
 /// Reads the averaged weights of a checkpoint, names without prefix; `averaged` false: the weights themselves.

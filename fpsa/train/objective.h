@@ -23,21 +23,25 @@ struct Loss {
   Figures figures;  // parts of the loss, already numbers
 };
 
-/// A model together with its loss and data. Everything random follows from (seed, step), so the step number is the
-/// whole data position.
+/// A model together with its loss and data. Everything random follows from (seed, step, micro-batch), so the step
+/// number is the whole data position.
 class Objective {
  public:
   virtual ~Objective() = default;
 
   /// The leaves to train, by name.
   virtual const nn::TensorMap& parameters() const = 0;
+  /// Tensors that keep what the parameters of the same names hold when the run starts. The loop fills them; checkpoints
+  /// carry them.
+  virtual nn::TensorMap frozen() const { return {}; }
   /// Is this parameter one of the matrices that Muon moves?
   virtual bool is_matrix(const std::string& name, const at::Tensor& weight) const = 0;
 
   /// Called when a stage begins and when one is resumed at `stage_step`.
   virtual void enter(const Stage& stage, int64_t index, int64_t stage_step) = 0;
-  /// The loss of the batch that belongs to `step` (counted over all stages) and `stage_step`.
-  virtual Loss loss(int64_t step, int64_t stage_step) = 0;
+  /// The loss of the batch that belongs to `step` (counted over all stages), `stage_step` and the `micro`-th of the
+  /// stage's micro-batches.
+  virtual Loss loss(int64_t step, int64_t stage_step, int64_t micro = 0) = 0;
 
   /// Measures quality; the averaged weights are in place. `final` at the end of a stage. Images go to `folder`.
   virtual Figures evaluate(const std::filesystem::path& folder, const std::string& tag, bool final) = 0;

@@ -67,9 +67,13 @@ double Optimizer::step(double learning_rate) {
     for (const auto& [name, weight] : parameters_)
       ema_.at(name).lerp_(weight, 1.0 - config_.ema);
   }
+  clear_gradients();
+  return norm;
+}
+
+void Optimizer::clear_gradients() {
   for (auto& [name, weight] : parameters_)
     weight.mutable_grad().reset();
-  return norm;
 }
 
 void Optimizer::step_adam(double learning_rate, double gradient_scale) {

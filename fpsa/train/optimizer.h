@@ -45,6 +45,9 @@ class Optimizer {
   ///   Threads   deterministic for a fixed number of threads
   double step(double learning_rate);
 
+  /// Drops the gradients without a step.
+  void clear_gradients();
+
   /// The state under names that start with "adam.", "muon." or "ema."; the tensors are shared, not copied.
   nn::TensorMap state() const;
   /// Takes over a state of the same parameters.

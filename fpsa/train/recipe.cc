@@ -48,10 +48,17 @@ class Table {
   }
 
   std::string text(const char* key) {
+    FPSA_CHECK(table_[key], where_, key, ": expected a string, found nothing");
+    std::string value;
+    read(key, value);
+    return value;
+  }
+
+  void read(const char* key, std::string& into) {
     seen_.insert(key);
-    const auto value = table_[key].value<std::string>();
-    FPSA_CHECK(value, where_, key, ": expected a string");
-    return *value;
+    if (!table_[key]) return;
+    FPSA_CHECK(table_[key].is_string(), where_, key, ": expected a string");
+    into = *table_[key].value<std::string>();
   }
 
   const toml::table* table(const char* key) {
@@ -105,12 +112,14 @@ Stage::Crop read_crop(const toml::table& node, const std::string& where) {
   return crop;
 }
 
-Stage read_stage(const toml::table& node, Kind kind, const std::string& where) {
-  Stage stage;
+// `stage` holds the defaults.
+Stage read_stage(const toml::table& node, Kind kind, Stage stage, const std::string& where) {
   Table table(node, where);
   table.read("steps", stage.steps);
   table.read("minutes", stage.minutes);
   table.read("learning_rate", stage.learning_rate);
+  table.read("micro_batches", stage.micro_batches);
+  FPSA_CHECK(stage.micro_batches >= 1, where, "micro_batches: expected at least 1");
   if (kind == Kind::kVae) {
     table.read("bf16", stage.bf16);
     int index = 0;
@@ -123,6 +132,7 @@ Stage read_stage(const toml::table& node, Kind kind, const std::string& where) {
     table.read("width", stage.width);
     table.read("batch", stage.batch);
     table.read("shift", stage.shift);
+    table.read("density_steps", stage.density_steps);
     table.read("stretch", stage.stretch);
     table.read("pool_clips", stage.pool_clips);
     table.read("pool_start", stage.pool_start);
@@ -137,10 +147,96 @@ Stage read_stage(const toml::table& node, Kind kind, const std::string& where) {
   }
   table.finish();
   FPSA_CHECK((stage.steps > 0) != (stage.minutes > 0), where, "expected either steps or minutes");
+  FPSA_CHECK(stage.steps == 0 || stage.density_steps <= stage.steps, where, "density_steps: expected at most the ",
+             stage.steps, " steps of the stage, received ", stage.density_steps);
   return stage;
 }
 
+std::string read_file(const std::filesystem::path& path, const std::string& what) {
+  std::ifstream in(path, std::ios::binary);
+  FPSA_CHECK(in, "cannot read ", what, " ", path, ": expected a TOML file");
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+// FPSAttention's published training settings, as defaults for what the recipe does not say.
+void apply_paper_preset(Recipe& recipe, Stage& stage) {
+  recipe.muon = false;
+  recipe.optimizer.epsilon = 1e-15;
+  recipe.optimizer.weight_decay = 1e-4;
+  recipe.optimizer.clip_norm = 1.0;
+  recipe.optimizer.ema = 0.99;
+  recipe.warmup_steps = 200;
+  stage.learning_rate = {5e-6, 5e-6};
+  stage.shift = 5.0;
+}
+
+void read_optimizer(Table& table, Recipe& recipe, Stage& stage_defaults, const std::string& origin) {
+  if (const auto* node = table.table("optimizer")) {
+    Table part(*node, origin + ": optimizer.");
+    std::string preset;
+    part.read("preset", preset);
+    FPSA_CHECK(preset.empty() || preset == "paper", origin, ": optimizer.preset: expected \"paper\", received \"",
+               preset, "\"");
+    if (preset == "paper") apply_paper_preset(recipe, stage_defaults);
+    part.read("beta1", recipe.optimizer.beta1);
+    part.read("beta2", recipe.optimizer.beta2);
+    part.read("epsilon", recipe.optimizer.epsilon);
+    part.read("momentum", recipe.optimizer.momentum);
+    part.read("adam_scale", recipe.optimizer.adam_scale);
+    part.read("weight_decay", recipe.optimizer.weight_decay);
+    part.read("clip_norm", recipe.optimizer.clip_norm);
+    part.read("ema", recipe.optimizer.ema);
+    part.read("warmup_steps", recipe.warmup_steps);
+    part.finish();
+  }
+  table.read("muon", recipe.muon);
+}
+
+// The schedule of attention = "fps".
+std::optional<schedule::Schedule> read_schedule(Table& table, const std::string& origin) {
+  std::string attention = "dense", file;
+  table.read("attention", attention);
+  table.read("schedule", file);
+  FPSA_CHECK(attention == "dense" || attention == "fps", origin,
+             ": attention: expected \"dense\" or \"fps\", received \"", attention, "\"");
+  FPSA_CHECK(file.empty() == (attention == "dense"), origin, ": schedule: expected ",
+             attention == "fps" ? "a TOML file beside attention = \"fps\", found nothing"
+                                : "none beside dense attention; add attention = \"fps\", or remove it");
+  if (attention == "dense") return std::nullopt;
+  const auto path = std::filesystem::path(origin).parent_path() / file;
+  auto schedule = schedule::parse_toml(read_file(path, "the schedule"), path.string());
+  const auto trainable = [&](schedule::Quant quant, const char* what, size_t index) {
+    FPSA_CHECK(quant != schedule::Quant::kInt8, path.string(), ": ", what, " ", index + 1,
+               ": quant: INT8 attention has no backward; expected \"e4m3\" or \"none\" in training");
+  };
+  for (size_t i = 0; i < schedule.phases.size(); ++i)
+    trainable(schedule.phases[i].quant, "phase", i);
+  for (size_t i = 0; i < schedule.overrides.size(); ++i)
+    trainable(schedule.overrides[i].quant.value_or(schedule::Quant::kNone), "override", i);
+  return schedule;
+}
+
+// What takes both a stage and the schedule to judge.
+void check_schedule(const Recipe& recipe, const Stage& stage, const std::string& where) {
+  if (!recipe.schedule) {
+    FPSA_CHECK(stage.density_steps == 0, where, "density_steps: expected none with dense attention, received ",
+               stage.density_steps);
+    return;
+  }
+  try {
+    schedule::check_for_grid(*recipe.schedule, grid_of(stage));
+  } catch (const Error& error) {
+    throw Error(where + error.what());
+  }
+}
+
 }  // namespace
+
+pattern::Grid grid_of(const Stage& stage) {
+  return {(stage.frames - 1) / 4 + 1, stage.height / 16, stage.width / 16};
+}
 
 Recipe parse_recipe(std::string_view text, const std::string& origin) {
   toml::table root;
@@ -161,22 +257,18 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     table.read("prompt_dropout", recipe.prompt_dropout);
     table.read("slot_weight", recipe.slot_weight);
     table.read("coverage_weight", recipe.coverage_weight);
+    table.read("num_inference_steps", recipe.num_inference_steps);
+    table.read("distill_weight", recipe.distill_weight);
+    recipe.schedule = read_schedule(table, origin);
+    FPSA_CHECK(recipe.num_inference_steps >= 1 && recipe.num_inference_steps <= 1000, origin,
+               ": num_inference_steps: expected 1 to 1000, received ", recipe.num_inference_steps);
   } else {
     table.read("decoder_only", recipe.decoder_only);
   }
-  table.read("muon", recipe.muon);
-  if (const auto* node = table.table("optimizer")) {
-    Table part(*node, origin + ": optimizer.");
-    part.read("beta1", recipe.optimizer.beta1);
-    part.read("beta2", recipe.optimizer.beta2);
-    part.read("momentum", recipe.optimizer.momentum);
-    part.read("adam_scale", recipe.optimizer.adam_scale);
-    part.read("weight_decay", recipe.optimizer.weight_decay);
-    part.read("clip_norm", recipe.optimizer.clip_norm);
-    part.read("ema", recipe.optimizer.ema);
-    part.read("warmup_steps", recipe.warmup_steps);
-    part.finish();
-  }
+  table.read("non_finite_limit", recipe.non_finite_limit);
+  FPSA_CHECK(recipe.non_finite_limit >= 1, origin, ": non_finite_limit: expected at least 1");
+  Stage stage_defaults;
+  read_optimizer(table, recipe, stage_defaults, origin);
   if (const auto* node = table.table("report")) {
     Table part(*node, origin + ": report.");
     part.read("log_seconds", recipe.log_seconds);
@@ -186,19 +278,18 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     part.finish();
   }
   int index = 0;
-  for (const auto* node : table.tables("stage"))
-    recipe.stages.push_back(read_stage(*node, recipe.kind, join(origin, ": stage ", index++, ": ")));
+  for (const auto* node : table.tables("stage")) {
+    const std::string where = join(origin, ": stage ", index++, ": ");
+    recipe.stages.push_back(read_stage(*node, recipe.kind, stage_defaults, where));
+    check_schedule(recipe, recipe.stages.back(), where);
+  }
   table.finish();
   FPSA_CHECK(!recipe.stages.empty(), origin, ": expected at least one [[stage]]");
   return recipe;
 }
 
 Recipe load_recipe(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  FPSA_CHECK(in, "cannot read the recipe ", path, ": expected a TOML file");
-  std::stringstream text;
-  text << in.rdbuf();
-  return parse_recipe(text.str(), path.string());
+  return parse_recipe(read_file(path, "the recipe"), path.string());
 }
 
 }  // namespace fpsa::train

@@ -64,15 +64,15 @@ bool VaeObjective::is_matrix(const std::string& name, const at::Tensor& weight) 
          name.find("quant_conv") == std::string::npos;
 }
 
-Loss VaeObjective::loss(int64_t step, int64_t) {
-  const uint64_t index = static_cast<uint64_t>(step);
+Loss VaeObjective::loss(int64_t step, int64_t, int64_t micro) {
+  const uint64_t index = static_cast<uint64_t>(step), batch = static_cast<uint64_t>(micro);
   const auto dtype = stage_.bf16 ? at::kBFloat16 : at::kFloat;
-  const Stage::Crop& crop = choose_crop(stage_.crops, mix(seed_, kCropStream, index));
-  const at::Tensor video = crop_batch(crop, mix(seed_, kDataStream, index));
+  const Stage::Crop& crop = choose_crop(stage_.crops, mix(seed_, kCropStream, index, batch));
+  const at::Tensor video = crop_batch(crop, mix(seed_, kDataStream, index, batch));
 
   const auto [mean, log_variance] =
       models::wan::WanVae::posterior(vae_->encode_whole(as_batch(video, dtype)).to(at::kFloat));
-  auto generator = at::detail::createCPUGenerator(mix(seed_, kNoiseStream, index));
+  auto generator = at::detail::createCPUGenerator(mix(seed_, kNoiseStream, index, batch));
   const at::Tensor noise = at::randn(mean.sizes(), generator, at::kFloat);
   const at::Tensor latents = mean + (0.5 * log_variance).exp() * noise;
   const at::Tensor decoded = vae_->decode_whole(as_batch(latents, dtype)).to(at::kFloat);

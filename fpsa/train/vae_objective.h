@@ -20,7 +20,7 @@ class VaeObjective : public Objective {
   const nn::TensorMap& parameters() const override { return parameters_; }
   bool is_matrix(const std::string& name, const at::Tensor& weight) const override;
   void enter(const Stage& stage, int64_t index, int64_t stage_step) override { stage_ = stage; }
-  Loss loss(int64_t step, int64_t stage_step) override;
+  Loss loss(int64_t step, int64_t stage_step, int64_t micro = 0) override;
   /// PSNR in dB on held-out whole clips: psnr (33x256x256), psnr_object (pixels of the object alone), psnr_17x128.
   Figures evaluate(const std::filesystem::path& folder, const std::string& tag, bool final) override;
 

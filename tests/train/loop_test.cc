@@ -6,6 +6,7 @@
 
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "fpsa/base/check.h"
@@ -26,22 +27,25 @@ class Regression : public Objective {
   const nn::TensorMap& parameters() const override { return parameters_; }
   bool is_matrix(const std::string& name, const at::Tensor&) const override { return name == "a"; }
   void enter(const Stage&, int64_t index, int64_t stage_step) override { entered.push_back({index, stage_step}); }
-  Loss loss(int64_t step, int64_t) override {
-    auto generator = at::detail::createCPUGenerator(mix(9, static_cast<uint64_t>(step)));
+  nn::TensorMap frozen() const override { return frozen_; }
+  void keep_start() { frozen_ = {{"a", at::zeros({12, 16})}}; }
+  Loss loss(int64_t step, int64_t, int64_t micro = 0) override {
+    auto generator = at::detail::createCPUGenerator(mix(9, static_cast<uint64_t>(step), static_cast<uint64_t>(micro)));
     const at::Tensor x = at::randn({8, 16}, generator, at::kFloat);
     at::Tensor total =
         at::mse_loss(at::linear(x, parameters_.at("a"), parameters_.at(offset_name_)), at::linear(x, truth_));
-    if (step >= poisoned_from) total = total * std::numeric_limits<float>::quiet_NaN();
+    if (step >= poisoned_from && step < poisoned_to && micro == poisoned_micro)
+      total = total * std::numeric_limits<float>::quiet_NaN();
     return {total, 8, {{"error", total.item<double>()}}};
   }
   Figures evaluate(const std::filesystem::path&, const std::string&, bool final) override { return {{"final", final}}; }
 
   std::vector<std::pair<int64_t, int64_t>> entered;
-  int64_t poisoned_from = std::numeric_limits<int64_t>::max();
+  int64_t poisoned_from = std::numeric_limits<int64_t>::max(), poisoned_to = poisoned_from, poisoned_micro = 0;
 
  private:
   std::string offset_name_;
-  nn::TensorMap parameters_;
+  nn::TensorMap parameters_, frozen_;
   at::Tensor truth_;
 };
 
@@ -177,6 +181,110 @@ TEST(Loop, RefusesWhatItCannotResume) {
   EXPECT_EQ(failure(other), "");
   std::ofstream(folder.path / "checkpoint.safetensors") << "not a checkpoint";
   EXPECT_NE(failure(recipe_of({4})), "");
+}
+
+TEST(Loop, RefusesToResumeUnderAnotherSchedule) {
+  const ScratchFolder folder;
+  Recipe recipe = recipe_of({4});
+  recipe.schedule = schedule::default_schedule();
+  Regression first, second, third;
+  run_loop(first, recipe, {.out = folder.path, .stop_after = 2});
+  recipe.schedule->phases[0].until = 0.3;
+  EXPECT_THROW(run_loop(second, recipe, {.out = folder.path, .resume = true}), Error);
+  recipe.schedule = std::nullopt;
+  EXPECT_THROW(run_loop(second, recipe, {.out = folder.path, .resume = true}), Error);
+  recipe.schedule = schedule::default_schedule();
+  EXPECT_TRUE(run_loop(third, recipe, {.out = folder.path, .resume = true}).finished);
+}
+
+TEST(Loop, MicroBatchesMakeOneStepOfTheirMeanGradient) {
+  const ScratchFolder folder;
+  Recipe recipe = recipe_of({1});
+  recipe.muon = false;
+  recipe.optimizer.clip_norm = 0;
+  recipe.stages[0].micro_batches = 3;
+  Regression objective, by_hand;
+  run_loop(objective, recipe, {.out = folder.path});
+  Optimizer optimizer(
+      by_hand.parameters(), [](const auto&, const auto&) { return false; }, recipe.optimizer);
+  at::Tensor mean = at::zeros({});
+  for (int64_t micro = 0; micro < 3; ++micro)
+    mean = mean + by_hand.loss(0, 0, micro).total / 3;
+  mean.backward();
+  optimizer.step(0.5 * recipe.stages[0].learning_rate[0]);  // the first of two warm-up steps
+  for (const auto& [name, weight] : objective.parameters())
+    EXPECT_LT((weight - by_hand.parameters().at(name)).abs().max().item<double>(), 1e-5) << name;
+}
+
+// Lines of metrics.jsonl with what was printed.
+struct Report {
+  std::vector<nlohmann::json> metrics;
+  std::string printed;
+};
+
+Report run_reported(Regression& objective, const Recipe& recipe, LoopOptions options) {
+  Report report;
+  options.print = [&](const std::string& line) { report.printed += line + "\n"; };
+  run_loop(objective, recipe, options);
+  std::ifstream in(options.out / "metrics.jsonl");
+  for (std::string line; std::getline(in, line);)
+    report.metrics.push_back(nlohmann::json::parse(line));
+  return report;
+}
+
+TEST(Loop, SkipsCountsAndReportsStepsThatAreNotFinite) {
+  for (const int64_t micro : {0, 1}) {  // with the second, the first one's gradients must not leak into the next step
+    const ScratchFolder folder;
+    Recipe recipe = recipe_of({6});
+    recipe.stages[0].micro_batches = 2;
+    Regression objective, witness;
+    objective.poisoned_from = 2, objective.poisoned_to = 4, objective.poisoned_micro = micro;
+    const Report report = run_reported(objective, recipe, {.out = folder.path});
+    EXPECT_EQ(report.metrics.back().at("skipped"), 2);
+    EXPECT_NE(report.printed.find("step 3: non-finite loss, skipped; 2 in a row, 2 in all"), std::string::npos)
+        << report.printed;
+    const ScratchFolder before;
+    witness.poisoned_from = 2;
+    recipe.non_finite_limit = 2;
+    EXPECT_THROW(run_loop(witness, recipe, {.out = before.path}), Error);
+    Regression clean;
+    recipe.non_finite_limit = 20;
+    run_loop(clean, recipe, {.out = before.path, .stop_after = 2});
+    EXPECT_TRUE(at::equal(clean.parameters().at("a"), witness.parameters().at("a")));
+  }
+}
+
+TEST(Loop, ResumeKeepsTheCountersOfSkippedSteps) {
+  const ScratchFolder whole, split;
+  Recipe recipe = recipe_of({8});
+  recipe.non_finite_limit = 5;
+  const auto poisoned = [](int64_t to) {
+    auto objective = std::make_unique<Regression>();
+    objective->poisoned_from = 2, objective->poisoned_to = to;
+    return objective;
+  };
+  run_loop(*poisoned(6), recipe, {.out = whole.path});
+  run_loop(*poisoned(6), recipe, {.out = split.path, .stop_after = 4});
+  const auto resumed = poisoned(6);
+  const Report report = run_reported(*resumed, recipe, {.out = split.path, .resume = true});
+  EXPECT_EQ(report.metrics.back().at("skipped"), 4);
+  expect_same_checkpoint(whole.path, split.path);
+  // Two before the stop and three after it are five in a row.
+  const ScratchFolder third;
+  run_loop(*poisoned(8), recipe, {.out = third.path, .stop_after = 4});
+  EXPECT_THROW(run_loop(*poisoned(8), recipe, {.out = third.path, .resume = true}), Error);
+}
+
+TEST(Loop, FrozenTensorsKeepTheStartThroughAResume) {
+  const ScratchFolder folder;
+  Regression first, second;
+  first.keep_start(), second.keep_start();
+  const at::Tensor start = first.parameters().at("a").detach().clone();
+  run_loop(first, recipe_of({6}), {.out = folder.path, .stop_after = 3});
+  EXPECT_TRUE(at::equal(first.frozen().at("a"), start));
+  EXPECT_FALSE(at::equal(first.parameters().at("a").detach(), start));
+  run_loop(second, recipe_of({6}), {.out = folder.path, .resume = true});
+  EXPECT_TRUE(at::equal(second.frozen().at("a"), start));
 }
 
 TEST(Loop, GivesUpOnLossesThatStayNonFinite) {

@@ -18,6 +18,7 @@
 #include "fpsa/train/text_conditioner.h"
 #include "fpsa/train/vae_objective.h"
 #include "tests/train/scratch_folder.h"
+#include "tests/train/toy_dit.h"
 
 namespace fpsa::train {
 namespace {
@@ -35,33 +36,6 @@ Recipe vae_recipe(int64_t steps) {
   stage.crops = {{{5, 32, 32}, {5, 64, 64}}, {{9, 16, 16}, {17, 64, 64}, 2}};
   recipe.stages = {stage};
   return recipe;
-}
-
-Recipe dit_recipe(int64_t steps) {
-  Recipe recipe;
-  recipe.kind = Kind::kDit;
-  recipe.preview_minutes = 0;
-  recipe.preview_prompts = 0;
-  recipe.warmup_steps = 1;
-  Stage stage;
-  stage.frames = 5, stage.height = 32, stage.width = 32;
-  stage.batch = 3;
-  stage.steps = steps;
-  stage.learning_rate = {1e-3, 1e-3};
-  stage.stretch = {4, 8, 8};
-  stage.pool_start = 16, stage.pool_clips = 32, stage.refresh_every = 2;
-  recipe.stages = {stage};
-  return recipe;
-}
-
-// A model folder with an untrained autoencoder.
-void write_vae(const std::filesystem::path& folder) {
-  VaeObjective objective(3);
-  auto config = tiny_vae_config();
-  config.latents_mean.assign(8, 0.1);
-  config.latents_std.assign(8, 1.5);
-  export_vae(folder, config, objective.parameters());
-  std::filesystem::copy(kTokenizer, folder / "tokenizer", std::filesystem::copy_options::recursive);
 }
 
 // The evaluation of the autoencoder costs seconds, so its parts are driven by hand.
