@@ -5,11 +5,12 @@
 #include <malloc.h>
 
 #include <filesystem>
+#include <iomanip>
 #include <iostream>
 #include <memory>
 #include <optional>
 
-#include "fpsa/accel/methods.h"
+#include "fpsa/app/attention_choice.h"
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/usage_error.h"
@@ -32,7 +33,8 @@ struct TrainOptions {
 };
 
 struct EvalOptions {
-  fs::path checkpoint, model = "models/tiny", sheet;
+  fs::path checkpoint, model = "models/tiny", sheet, schedule;
+  std::string attention = "auto";
   int64_t prompts = 200, frames = 33, height = 256, width = 256, steps = 12, threads = 0;
   double shift = 5.0, guidance = 3.0;
   uint64_t seed = 1;
@@ -113,7 +115,9 @@ void run_train(const TrainOptions& options) {
   throw_if_interrupted();  // the exit code of an interrupted run is 128 + signal, though its checkpoint is complete
 }
 
-void check_eval_shape(const EvalOptions& options) {
+void check_eval(const EvalOptions& options) {
+  FPSA_USAGE_CHECK(options.schedule.empty() || options.attention != "dense",
+                   "--schedule: expected --attention auto, sta, fp8, int8 or fps beside it, got dense");
   FPSA_USAGE_CHECK(options.frames % 4 == 1, "--num-frames: expected 4n+1, got ", options.frames,
                    "; nearest: ", options.frames / 4 * 4 + 1);
   for (const auto& [flag, value] : {std::pair("--height", options.height), std::pair("--width", options.width)})
@@ -121,8 +125,15 @@ void check_eval_shape(const EvalOptions& options) {
                      " or ", value / 16 * 16 + 16);
 }
 
+double mean_density(const std::vector<accel::Explain>& report) {
+  double sum = 0;
+  for (const auto& entry : report)
+    sum += entry.density;
+  return sum / static_cast<double>(report.size());
+}
+
 void run_eval(const EvalOptions& options) {
-  check_eval_shape(options);
+  check_eval(options);
   keep_freed_memory();
   use_threads(options.threads);
   const auto codec = train::VaeCodec::load(options.model / "vae");
@@ -133,16 +144,25 @@ void run_eval(const EvalOptions& options) {
   nn::CheckpointSource source(std::move(weights), at::kBFloat16, options.checkpoint.string());
   train::DitModel model(source, tokenizer.vocab_size(), with_helpers);
   source.finish();
-  const auto attention = accel::make_dense();
+  const auto& config = model.dit.config();
+  GenerateOptions request;
+  request.attention = options.attention;
+  request.schedule = options.schedule;
+  const auto attention = choose_attention(
+      request, train::carried_schedule(with_helpers ? options.checkpoint : options.model / "transformer"),
+      {(options.frames - 1) / 4 + 1, options.height / 16, options.width / 16}, config.num_layers,
+      config.num_attention_heads);
   train::SampleOptions sampling;
   sampling.latent_size = {(options.frames - 1) / 4 + 1, options.height / 8, options.width / 8};
   sampling.steps = options.steps;
   sampling.shift = options.shift;
   sampling.guidance = options.guidance;
-  const auto test = train::test_prompts(model, codec, tokenizer, *attention, options.prompts,
+  const auto test = train::test_prompts(model, codec, tokenizer, *attention.method, options.prompts,
                                         options.sheet.empty() ? 0 : 12, options.seed, sampling);
   if (!options.sheet.empty()) train::write_contact_sheet(options.sheet, test.clips, /*columns=*/9, /*side=*/128);
-  std::cout << test.accuracy.table();
+  std::cout << "attention: " << attention.name << " (" << attention.reason << "), density " << std::fixed
+            << std::setprecision(3) << mean_density(attention.method->report()) << "\n"
+            << test.accuracy.table();
 }
 
 void run_export(const ExportOptions& options) {
@@ -159,8 +179,11 @@ void run_export(const ExportOptions& options) {
     config.latents_std = statistics.deviation;
     train::export_vae(options.model, config, weights);
   } else {
+    const std::string carried = train::carried_schedule(options.checkpoint);
+    std::optional<schedule::Schedule> schedule;
+    if (!carried.empty()) schedule = schedule::parse_toml(carried, options.checkpoint.string() + ": fpsa.schedule");
     train::export_pipeline(options.model, weights,
-                           models::wan::Tokenizer::load(options.model / "tokenizer").vocab_size());
+                           models::wan::Tokenizer::load(options.model / "tokenizer").vocab_size(), schedule);
   }
   std::cout << "wrote " << options.model.string() << std::endl;
 }
@@ -190,6 +213,9 @@ void add_train_command(CLI::App& app) {
   add_path(*eval, "--checkpoint", judged->checkpoint, "training checkpoint; without it the model folder's own weights");
   add_path(*eval, "--model", judged->model, "model folder");
   add_path(*eval, "--sheet", judged->sheet, "also write a contact sheet PNG");
+  add_choice(*eval, "--attention", judged->attention, {"auto", "dense", "sta", "fp8", "int8", "fps"},
+             "auto: fps with the schedule that the weights carry, else dense");
+  add_path(*eval, "--schedule", judged->schedule, "TOML schedule; it wins over the one that the weights carry");
   add_integer(*eval, "--eval-prompts", judged->prompts, 1, 100000, "held-out prompts");
   add_integer(*eval, "--num-frames", judged->frames, 1, 1025, "frames, 4n+1");
   add_integer(*eval, "--height", judged->height, 16, 4096, "pixels, a multiple of 16");
