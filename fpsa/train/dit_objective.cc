@@ -79,6 +79,7 @@ DitObjective::DitObjective(const Recipe& recipe, const DitData& data)
   if (recipe.schedule) {
     const auto& config = model_->dit.config();
     schedule::check_for_model(*recipe.schedule, config.num_layers, config.num_attention_heads);
+    model_->dit.set_e4m3_feed_forward(recipe.schedule->feed_forward == schedule::Quant::kE4m3);
     levels_.emplace(recipe.schedule->shift, recipe.num_inference_steps);
   }
   if (recipe.distill_weight > 0) {

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "fpsa/base/check.h"
+#include "fpsa/train/phases.h"
 
 namespace fpsa::train {
 namespace {
@@ -226,7 +227,9 @@ void check_schedule(const Recipe& recipe, const Stage& stage, const std::string&
     return;
   }
   try {
-    schedule::check_for_grid(*recipe.schedule, grid_of(stage));
+    const auto grid = grid_of(stage);
+    schedule::check_for_grid(*recipe.schedule, grid);
+    if (stage.density_steps > 0) schedule::check_for_grid(with_density(*recipe.schedule, grid, 0.0), grid);
   } catch (const Error& error) {
     throw Error(where + error.what());
   }

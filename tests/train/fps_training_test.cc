@@ -90,6 +90,19 @@ TEST_F(FpsTraining, GradientsFlowThroughSparseQuantisedAttention) {
   }
 }
 
+TEST_F(FpsTraining, TheForwardIsInferencesBitForBit) {
+  auto schedule = schedule_of({1, 1, 2}, Quant::kE4m3);
+  for (const Quant feed_forward : {Quant::kNone, Quant::kE4m3}) {
+    schedule.feed_forward = feed_forward;
+    const auto objective = started(fps_recipe(schedule));
+    const Loss trained = objective->loss(0, 0);
+    at::NoGradGuard no_grad;  // the fused kernels of inference
+    const Loss inferred = objective->loss(0, 0);
+    for (const char* part : {"flow", "coverage"})
+      EXPECT_EQ(trained.figures.at(part), inferred.figures.at(part)) << part << " " << schedule::name(feed_forward);
+  }
+}
+
 TEST_F(FpsTraining, AStepMovesTheProjections) {
   const auto objective = started(fps_recipe(schedule_of({1, 2, 1}, Quant::kE4m3)));
   const at::Tensor weight = objective->parameters().at("transformer.blocks.2.attn1.to_k.weight");

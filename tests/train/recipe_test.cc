@@ -156,6 +156,13 @@ TEST(Recipe, RefusesWhatAttentionCannotBeTrainedWith) {
   expect(scheduled_failure(fps + "\nnum_inference_steps = 0", good, ""), "num_inference_steps: expected 1 to 1000");
   expect(scheduled_failure(fps + "\nnon_finite_limit = 0", good, ""), "non_finite_limit: expected at least 1");
   expect(scheduled_failure(fps, good, "density_steps = 5"), "expected at most the 4 steps");
+  // Tiles of one token: one key tile each is a small mask, all of them, from which density_steps starts, is too large.
+  const std::string small =
+      "version = 1\ntile = [1, 1, 1]\n[[phase]]\nuntil = 1.0\ngranularity = [1, 1, 1]\n"
+      "window = [1, 1, 1]\nquant = \"e4m3\"\n";
+  const std::string big = "frames = 321\nheight = 512\nwidth = 512\n";
+  EXPECT_EQ(scheduled_failure(fps, small, big), "");
+  expect(scheduled_failure(fps, small, big + "density_steps = 2"), "stage 0: schedule: phase 1");
   expect(scheduled_failure("", good, "density_steps = 2"), "expected none with dense attention");
   expect(scheduled_failure(fps, good, "micro_batches = 0"), "micro_batches: expected at least 1");
   expect(failure("kind = \"vae\"\nattention = \"fps\"\n[[stage]]\nsteps = 1\n  [[stage.crop]]\n"),
