@@ -36,7 +36,8 @@ struct EvalOptions {
   fs::path checkpoint, model = "models/tiny", sheet, schedule;
   std::string attention = "auto";
   int64_t prompts = 200, frames = 33, height = 256, width = 256, steps = 12, threads = 0;
-  double shift = 5.0, guidance = 3.0;
+  std::optional<double> shift;
+  double guidance = 3.0;
   uint64_t seed = 1;
 };
 
@@ -125,6 +126,11 @@ void check_eval(const EvalOptions& options) {
                      " or ", value / 16 * 16 + 16);
 }
 
+// The shift that exported folders have: that of the schedule they were trained with, else 5.
+double own_shift(const std::string& carried) {
+  return carried.empty() ? 5.0 : schedule::parse_toml(carried, "the checkpoint's fpsa.schedule").shift;
+}
+
 double mean_density(const std::vector<accel::Explain>& report) {
   double sum = 0;
   for (const auto& entry : report)
@@ -148,14 +154,15 @@ void run_eval(const EvalOptions& options) {
   GenerateOptions request;
   request.attention = options.attention;
   request.schedule = options.schedule;
-  const auto attention = choose_attention(
-      request, train::carried_schedule(with_helpers ? options.checkpoint : options.model / "transformer"),
-      {(options.frames - 1) / 4 + 1, options.height / 16, options.width / 16}, config.num_layers,
-      config.num_attention_heads);
+  const auto carried = train::carried_schedule(with_helpers ? options.checkpoint : options.model / "transformer");
+  const auto attention =
+      choose_attention(request, carried, {(options.frames - 1) / 4 + 1, options.height / 16, options.width / 16},
+                       config.num_layers, config.num_attention_heads);
+  model.dit.set_e4m3_feed_forward(attention.e4m3_feed_forward);
   train::SampleOptions sampling;
   sampling.latent_size = {(options.frames - 1) / 4 + 1, options.height / 8, options.width / 8};
   sampling.steps = options.steps;
-  sampling.shift = options.shift;
+  sampling.shift = options.shift.value_or(own_shift(carried));
   sampling.guidance = options.guidance;
   const auto test = train::test_prompts(model, codec, tokenizer, *attention.method, options.prompts,
                                         options.sheet.empty() ? 0 : 12, options.seed, sampling);
@@ -221,7 +228,8 @@ void add_train_command(CLI::App& app) {
   add_integer(*eval, "--height", judged->height, 16, 4096, "pixels, a multiple of 16");
   add_integer(*eval, "--width", judged->width, 16, 4096, "pixels, a multiple of 16");
   add_integer(*eval, "--num-inference-steps", judged->steps, 1, 1000, "Euler steps");
-  add_number(*eval, "--flow-shift", judged->shift, 0.01, 100.0, "shift of the flow schedule");
+  add_number(*eval, "--flow-shift", judged->shift, 0.01, 100.0,
+             "shift of the noise levels [what the model was trained for]");
   add_number(*eval, "--guidance-scale", judged->guidance, 0.0, 100.0, "classifier-free guidance");
   add_seed(*eval, "--seed", judged->seed, "prompts and noise");
   add_integer(*eval, "--threads", judged->threads, 0, 1024, "threads (0: all)");
