@@ -1,10 +1,9 @@
 // Dense self-attention, the baseline of every method.
-#include <c10/core/GradMode.h>
-
 #include "fpsa/accel/recorder.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/composed.h"
+#include "fpsa/ops/views.h"
 
 namespace fpsa::accel {
 namespace {
@@ -15,7 +14,7 @@ class Dense : public RecordingMethod {
                      Explain& entry) override {
     entry.method = entry.pattern = "dense";
     entry.granularity = '-';
-    const bool gradients = c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+    const bool gradients = ops::gradients_wanted({q, k, v});
     if (gradients && q.scalar_type() == at::kDouble) {
       entry.kernel = "composed_attention";
       entry.isa = "torch";

@@ -1,7 +1,5 @@
 // FPSAttention: 8-bit precision and tile sparsity by a schedule over steps. STA, FP8 and INT8 are schedules with one
 // half removed.
-#include <c10/core/GradMode.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -12,6 +10,7 @@
 #include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/plan.h"
 #include "fpsa/ops/prepass.h"
+#include "fpsa/ops/views.h"
 
 namespace fpsa::accel {
 namespace {
@@ -37,11 +36,6 @@ Setting reduced(Setting setting, const Grid& tile) {
 
 bool same_work(const Setting& a, const Setting& b) {
   return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
-}
-
-// Whether autograd records what is computed from these.
-bool gradients_wanted(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  return c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
 }
 
 ops::Precision precision_of(Quant quant) {
@@ -86,7 +80,7 @@ class Fps : public RecordingMethod {
     FPSA_CHECK(q.size(1) == context.grid.volume(), name_, ": q must have the ", context.grid.volume(),
                " tokens of grid ", pattern::to_string(context.grid), ", got ", q.size(1));
     const auto runs = head_runs(context, q.size(2));
-    const bool gradients = gradients_wanted(q, k, v);
+    const bool gradients = ops::gradients_wanted({q, k, v});
     // Autograd needs tensors of their own for the runs of heads.
     auto out = gradients ? at::Tensor() : at::empty(q.sizes(), q.options());
     std::vector<at::Tensor> parts;
@@ -111,16 +105,21 @@ class Fps : public RecordingMethod {
 
   // Where all heads are quantised alike: a norm spans all heads, so codes of some of them are not fused with it.
   at::Tensor compute_projected(const nn::Projections& x, const nn::AttentionContext& context, Explain& entry) override {
-    const bool gradients =
-        c10::GradMode::is_enabled() && (x.q.requires_grad() || x.k.requires_grad() || x.v.requires_grad() ||
-                                        x.q_weight.requires_grad() || x.k_weight.requires_grad());
-    if (gradients || !ops::preparable(x.q, x.heads)) return {};
+    if (ops::gradients_wanted({x.q, x.k, x.v, x.q_weight, x.k_weight}) || !ops::preparable(x.q, x.heads)) return {};
     check_fits(context, x.heads);
     const auto runs = head_runs(context, x.heads);
     if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone) return {};
     const auto plan = plan_of(runs[0], context);
-    auto result = ops::attention_of_projected({x.q, x.k, x.v, x.q_weight, x.k_weight, x.eps, x.heads, x.rope}, *plan,
-                                              precision_of(runs[0].setting.quant), smooths(runs[0].setting.quant));
+    auto result =
+        ops::attention_of_projected({.q = x.q,
+                                     .k = x.k,
+                                     .v = x.v,
+                                     .q_weight = x.q_weight,
+                                     .k_weight = x.k_weight,
+                                     .eps = x.eps,
+                                     .heads = x.heads,
+                                     .rope = x.rope},
+                                    *plan, precision_of(runs[0].setting.quant), smooths(runs[0].setting.quant));
     entry.method = name_;
     entry.density = plan->density();
     explain(runs[0], /*several=*/false, *plan, result, entry);

@@ -40,6 +40,8 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
   check_no_gradient(op, {q, k, v});
   TORCH_CHECK(!options.smooth_keys || options.precision != Precision::kNone, op,
               ": smooth_keys is for keys that are coded; drop it or choose a precision other than none");
+  TORCH_CHECK(!options.want_exact || options.precision != Precision::kInt8, op,
+              ": want_exact is for the backward, which INT8 attention does not have; choose another precision");
   Call call{tokens_first(q, options.heads_first),
             tokens_first(k, options.heads_first),
             tokens_first(v, options.heads_first),
@@ -128,11 +130,9 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
                           const AttentionOptions& options) {
   constexpr const char* kOp = "attention";
   Call call = checked(q, k, v, options, kOp);
-  for (const auto& [name, x] : {std::pair("q", &call.q), std::pair("k", &call.k)})
-    TORCH_CHECK(x->size(1) == plan.tokens(), kOp, ": ", name, " must have the ", plan.tokens(), " tokens of grid ",
-                pattern::to_string(plan.order().grid()), ", got ", x->size(1));
-  TORCH_CHECK(plan.mask().heads() == 1 || plan.mask().heads() == call.heads(), kOp,
-              ": the mask must be shared or have one entry per head (", call.heads(), "), got ", plan.mask().heads());
+  check_grid(plan, call.q.size(1), kOp, "q");
+  check_grid(plan, call.k.size(1), kOp, "k");
+  check_mask_heads(plan, call.heads(), kOp);
   allocate(call, q, k, v, options, kOp);
   // The caller's plan outlives the call, so it is not shared but lent.
   const std::shared_ptr<const Plan> lent(std::shared_ptr<const Plan>(), &plan);

@@ -25,7 +25,7 @@ struct AttentionOptions {
   bool heads_first = false;     // q, k, v, out are [B,H,L,D] instead of [B,L,H,D]
   bool want_lse = false;
   bool want_row_max = false;
-  bool want_exact = false;
+  bool want_exact = false;        // for the backward, which kInt8 does not have
   std::optional<at::Tensor> out;  // written instead of a new tensor: q's shape and dtype, innermost contiguous
 };
 

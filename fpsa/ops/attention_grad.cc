@@ -126,6 +126,7 @@ struct Call {
   AttentionGradients result;
   at::Tensor d_q, d_k, d_v;  // views of the result
   float scale;
+  kernel::Isa isa;  // of the forward: another one might code P otherwise
 
   int64_t batch() const { return q.size(0); }
   int64_t heads() const { return q.size(2); }
@@ -151,6 +152,7 @@ Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, 
   for (const auto& [name, x] : {std::pair("d_out", &d_out), {coded ? "exact" : "out", &out}})
     TORCH_CHECK(x->sizes() == q.sizes(), op, ": ", name, " must have q's shape ", q.sizes(), ", got ", x->sizes());
   Call call;
+  call.isa = forward.isa;
   auto view = [&](const at::Tensor& x) { return tokens_first(x, options.heads_first); };
   call.q = view(q);
   call.k = view(k);
@@ -220,7 +222,7 @@ void run_plain(const Call& call, const int32_t* index, const TransposedOf& trans
     forward.k = rows_of(call.k, b, h, index);
     forward.v = rows_of(call.v, b, h, index);
   }
-  run_jobs(kernel::attention_bwd(kernel_dtype(call.q.scalar_type())).kernel, jobs);
+  run_jobs(kernel::attention_bwd_at(kernel_dtype(call.q.scalar_type()), call.isa).kernel, jobs);
 }
 
 template <class TransposedOf>
@@ -242,7 +244,7 @@ void run_e4m3(const Call& call, const Plan& plan, const TransposedOf& transposed
     forward.k_scale = k.token_scale.const_data_ptr<float>() + i * tokens;
     forward.v_scale = v.scales.const_data_ptr<float>() + i * dim;
   }
-  run_jobs(kernel::attention_bwd(kernel::Dtype::kE4m3).kernel, jobs);
+  run_jobs(kernel::attention_bwd_at(kernel::Dtype::kE4m3, call.isa).kernel, jobs);
 }
 
 // A C++ object among the saved data of a step of autograd.
@@ -257,6 +259,7 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
   struct Arguments {
     std::shared_ptr<const Plan> plan;  // null: dense, without a grid
     AttentionOptions options;
+    kernel::Isa isa = kernel::Isa::kReference;  // set by the forward
   };
 
   // What is not differentiable goes out through `result`.
@@ -267,7 +270,9 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
     *result = arguments.plan ? attention(q, k, v, *arguments.plan, options) : dense_attention(q, k, v, options);
     const bool coded = options.precision == Precision::kE4m3;
     context->save_for_backward({q, k, v, coded ? result->exact : result->out, result->lse, result->row_max});
-    context->saved_data["arguments"] = c10::IValue::make_capsule(c10::make_intrusive<Held<Arguments>>(arguments));
+    Arguments kept = arguments;
+    kept.isa = result->isa;
+    context->saved_data["arguments"] = c10::IValue::make_capsule(c10::make_intrusive<Held<Arguments>>(std::move(kept)));
     return result->out;
   }
 
@@ -278,8 +283,9 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
                 "composed_attention in float64 for a check of gradients");
     const auto saved = context->get_saved_variables();
     const auto held = context->saved_data["arguments"].toCapsule();
-    const auto& [plan, options] = static_cast<Held<Arguments>&>(*held).value;
+    const auto& [plan, options, isa] = static_cast<Held<Arguments>&>(*held).value;
     AttentionResult forward;
+    forward.isa = isa;
     forward.out = forward.exact = saved[3];
     forward.lse = saved[4];
     forward.row_max = saved[5];
@@ -295,7 +301,7 @@ AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const a
   check_has_backward(options, "differentiable_attention");
   TORCH_CHECK(!options.out, "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
   AttentionResult result;
-  auto out = Differentiable::apply(q, k, v, Differentiable::Arguments{std::move(plan), options}, &result);
+  auto out = Differentiable::apply(q, k, v, Differentiable::Arguments{std::move(plan), options, {}}, &result);
   result.out = std::move(out);
   return result;
 }
@@ -313,11 +319,9 @@ AttentionGradients attention_backward(const at::Tensor& d_out, const at::Tensor&
                                       const AttentionOptions& options) {
   constexpr const char* kOp = "attention_backward";
   const Call call = checked(d_out, q, k, v, forward, options, kOp);
-  for (const auto& [name, x] : {std::pair("q", &call.q), std::pair("k", &call.k)})
-    TORCH_CHECK(x->size(1) == plan.tokens(), kOp, ": ", name, " must have the ", plan.tokens(), " tokens of grid ",
-                pattern::to_string(plan.order().grid()), ", got ", x->size(1));
-  TORCH_CHECK(plan.mask().heads() == 1 || plan.mask().heads() == call.heads(), kOp,
-              ": the mask must be shared or have one entry per head (", call.heads(), "), got ", plan.mask().heads());
+  check_grid(plan, call.q.size(1), kOp, "q");
+  check_grid(plan, call.k.size(1), kOp, "k");
+  check_mask_heads(plan, call.heads(), kOp);
   if (options.precision == Precision::kNone && plan.dense()) {
     const auto all = kernel::Visibility::dense(plan.tokens(), plan.tokens());
     run_plain(call, nullptr, [&](int64_t) { return &all; });

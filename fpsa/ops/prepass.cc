@@ -115,10 +115,8 @@ AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Pre
     TORCH_CHECK(t->sizes() == q.sizes() && t->scalar_type() == q.scalar_type(), kOp, ": ", name,
                 " must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(), ", got ", t->sizes(), " ",
                 t->scalar_type());
-  TORCH_CHECK(q.size(1) == plan.tokens(), kOp, ": q must have the ", plan.tokens(), " tokens of grid ",
-              pattern::to_string(plan.order().grid()), ", got ", q.size(1));
-  TORCH_CHECK(plan.mask().heads() == 1 || plan.mask().heads() == x.heads, kOp,
-              ": the mask must be shared or have one entry per head (", x.heads, "), got ", plan.mask().heads());
+  check_grid(plan, q.size(1), kOp, "q");
+  check_mask_heads(plan, x.heads, kOp);
   const at::Tensor q_weight = checked_weight(x.q_weight, q, kOp, "q_weight");
   const at::Tensor k_weight = checked_weight(x.k_weight, k, kOp, "k_weight");
 

@@ -13,8 +13,7 @@ at::Tensor checked(const at::Tensor& x, const Plan& plan, bool heads_first, cons
   apply_environment();
   check_tokens(x, op, "x", heads_first);
   const auto view = tokens_first(x, heads_first);
-  TORCH_CHECK(view.size(1) == plan.tokens(), op, ": x must have the ", plan.tokens(), " tokens of grid ",
-              pattern::to_string(plan.order().grid()), ", got ", view.size(1));
+  check_grid(plan, view.size(1), op, "x");
   return view;
 }
 

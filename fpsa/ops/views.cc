@@ -2,6 +2,8 @@
 
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 namespace fpsa::ops {
 
 at::Tensor tokens_first(const at::Tensor& x, bool heads_first) {
@@ -35,11 +37,25 @@ plan::Source source_of(const at::Tensor& x) {
   return {x.const_data_ptr(), x.stride(0), x.stride(2), x.stride(1)};
 }
 
+bool gradients_wanted(at::TensorList tensors) {
+  return c10::GradMode::is_enabled() &&
+         std::ranges::any_of(tensors, [](const at::Tensor& x) { return x.requires_grad(); });
+}
+
 void check_no_gradient(std::string_view op, at::TensorList tensors) {
-  if (!c10::GradMode::is_enabled()) return;
-  for (const auto& x : tensors)
-    TORCH_CHECK(!x.requires_grad(), op, ": an input requires a gradient, which this forward-only kernel cannot give; ",
-                "use fpsa::ops::differentiable_attention, or disable gradients");
+  TORCH_CHECK(!gradients_wanted(tensors), op,
+              ": an input requires a gradient, which this forward-only kernel cannot give; ",
+              "use fpsa::ops::differentiable_attention, or disable gradients");
+}
+
+void check_grid(const plan::Geometry& plan, int64_t tokens, std::string_view op, std::string_view name) {
+  TORCH_CHECK(tokens == plan.tokens(), op, ": ", name, " must have the ", plan.tokens(), " tokens of grid ",
+              pattern::to_string(plan.order().grid()), ", got ", tokens);
+}
+
+void check_mask_heads(const plan::Geometry& plan, int64_t heads, std::string_view op) {
+  TORCH_CHECK(plan.mask().heads() == 1 || plan.mask().heads() == heads, op,
+              ": the mask must be shared or have one entry per head (", heads, "), got ", plan.mask().heads());
 }
 
 }  // namespace fpsa::ops

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "fpsa/kernel/attention.h"
+#include "fpsa/plan/geometry.h"
 #include "fpsa/plan/strided.h"
 
 namespace fpsa::ops {
@@ -26,7 +27,14 @@ kernel::RowsView rows_of(const at::Tensor& x, int64_t b, int64_t h, const int32_
 /// A [B,L,H,D] tensor as the plan room reads it.
 plan::Source source_of(const at::Tensor& x);
 
-/// Throws if any of the tensors needs a gradient while gradients are enabled.
+/// Whether autograd records what is computed from these.
+bool gradients_wanted(at::TensorList tensors);
+/// Throws if it does.
 void check_no_gradient(std::string_view op, at::TensorList tensors);
+
+/// Checks that an argument has the plan's tokens.
+void check_grid(const plan::Geometry& plan, int64_t tokens, std::string_view op, std::string_view name);
+/// Checks that the plan's mask is shared or has an entry for each head.
+void check_mask_heads(const plan::Geometry& plan, int64_t heads, std::string_view op);
 
 }  // namespace fpsa::ops

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "fpsa/ops/quantize.h"
@@ -153,7 +154,8 @@ TEST(AttentionGrad, BytesDoNotDependOnTheNumberOfThreads) {
 struct Coded {
   at::Tensor q, k, v, p, p_coded;  // [B,H,L,*], raster order
 
-  Coded(const Inputs& x, const Plan& plan) {
+  // mask [heads or 1, L, L] of what is visible; every row sees something.
+  Coded(const Inputs& x, const Plan& plan, const at::Tensor& mask) {
     const auto to_raster = at::tensor(at::ArrayRef<int32_t>(plan.order().to_raster())).to(at::kLong);
     auto real = [&](const Quantized& codes, const at::Tensor& scale) {
       const auto values = codes.codes.view(at::kFloat8_e4m3fn).to(at::kDouble) * scale;
@@ -164,7 +166,9 @@ struct Coded {
     q = real(q_codes, q_codes.token_scale.unsqueeze(3));
     k = real(k_codes, k_codes.token_scale.unsqueeze(3));
     v = real(v_codes, v_codes.scales.unsqueeze(2));
-    const auto s = at::matmul(q, k.transpose(2, 3)) * (std::numbers::log2e / std::sqrt(static_cast<double>(q.size(3))));
+    const auto all =
+        at::matmul(q, k.transpose(2, 3)) * (std::numbers::log2e / std::sqrt(static_cast<double>(q.size(3))));
+    const auto s = all.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity());
     const auto weights = at::exp2(s - s.amax(-1, true).ceil());
     const auto sum = weights.sum(-1, true);
     p = weights / sum;
@@ -181,12 +185,20 @@ TEST(AttentionGrad, E4m3FollowsTheFormulasOnTheSameCodes) {
   const Grid grid{3, 6, 10};
   AttentionOptions options;
   options.precision = Precision::kE4m3;
-  for (const Grid& granularity : {Grid{3, 4, 4}, Grid{1, 2, 4}}) {
-    const auto plan = plan_for(grid, {3, 4, 4}, granularity, "dense", {1, 1, 1});
+  // Head 0 and head 1 see different tiles, and no tile of either is seen by those that it sees.
+  const std::vector<uint8_t> visible = {1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0,  //
+                                        0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1,  //
+                                        0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0,  //
+                                        0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0};
+  const auto uneven =
+      std::make_shared<const Plan>(grid, Grid{3, 4, 4}, Grid{1, 2, 4}, pattern::from_matrix(visible, 2, 6, 6));
+  for (const auto& plan : {plan_for(grid, {3, 4, 4}, {3, 4, 4}, "dense", {1, 1, 1}),
+                           plan_for(grid, {3, 4, 4}, {1, 2, 4}, "dense", {1, 1, 1}),
+                           plan_for(grid, {3, 4, 4}, {3, 4, 4}, "sta", {1, 1, 2}), uneven}) {
     for (const auto type : {at::kFloat, at::kBFloat16}) {
       const Inputs x = leaves(random_inputs(2, grid.volume(), grid.volume(), 2, 64, type));
       const auto got = gradients(differentiable_attention(x.q, x.k, x.v, plan, options).out, x);
-      const Coded coded({x.q.detach(), x.k.detach(), x.v.detach(), {}}, *plan);
+      const Coded coded({x.q.detach(), x.k.detach(), x.v.detach(), {}}, *plan, token_mask(*plan, 2));
       const auto d_out = x.d_out.to(at::kDouble).transpose(1, 2);
       const auto d_s = coded.d_scores(d_out, coded.p) / 8.0;
       const std::vector<at::Tensor> want = {at::matmul(d_s, coded.k).transpose(1, 2),
@@ -213,7 +225,7 @@ TEST(AttentionGrad, TheExactOutputKeepsRowsOfDsAtZero) {
   const auto biased = attention_backward(x.d_out, x.q, x.k, x.v, forward, *plan, options);
   auto row_sums = [](const AttentionGradients& grads) { return grads.q.select(3, 0).norm().item<double>(); };
   EXPECT_LT(row_sums(good), 0.4 * row_sums(biased));
-  const Coded coded(x, *plan);
+  const Coded coded(x, *plan, token_mask(*plan, 2));
   const auto d_out = x.d_out.to(at::kDouble).transpose(1, 2);
   const auto want = at::matmul(coded.d_scores(d_out, coded.p) / 8.0, coded.k).transpose(1, 2);
   EXPECT_LT(relative_rms(good.q, want), 0.4 * relative_rms(biased.q, want));
