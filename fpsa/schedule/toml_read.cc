@@ -7,6 +7,7 @@
 #include <map>
 
 #include "fpsa/base/check.h"
+#include "fpsa/schedule/candidates.h"
 #include "fpsa/schedule/schedule.h"
 #include "fpsa/schedule/violation.h"
 
@@ -26,7 +27,8 @@ std::string describe(const toml::node& node) {
 
 class Reader {
  public:
-  explicit Reader(std::string_view origin) : origin_(origin) {}
+  /// `document` is what messages call the whole text.
+  Reader(std::string_view origin, std::string_view document) : origin_(origin), document_(document) {}
 
   Schedule read(const toml::table& root) {
     Schedule s;
@@ -49,6 +51,24 @@ class Reader {
     return s;
   }
 
+  CandidateList read_candidates(const toml::table& root) {
+    CandidateList list{Schedule().tile, {}};
+    allow_only(root, "", {"tile", "candidate"});
+    if (const auto* node = get(root, "", "tile")) list.tile = triple(*node, "tile");
+    for (const toml::table* table : tables(root, "candidate")) {
+      const std::string where = join("candidate ", list.candidates.size() + 1);
+      lines_[where] = line(*table);
+      allow_only(*table, where, {"granularity", "window", "quant"});
+      Candidate c;
+      c.granularity = triple(require(*table, where, "granularity"), where + " granularity");
+      c.window = triple(require(*table, where, "window"), where + " window", true);
+      c.quant = quant(require(*table, where, "quant"), where + " quant");
+      list.candidates.push_back(c);
+    }
+    if (const auto found = find_violation(list)) fail(lines_[found->key], found->key, found->message);
+    return list;
+  }
+
   [[noreturn]] void fail(uint32_t line, const std::string& key, const std::string& message) const {
     // A violation about something absent has no line of its own.
     throw Error(line == 0 ? join(origin_, ": ", key, ": ", message)
@@ -68,7 +88,7 @@ class Reader {
       std::string known;
       for (std::string_view k : keys)
         known += join(known.empty() ? "" : ", ", k);
-      fail(key.source().begin.line, where.empty() ? std::string("schedule") : where,
+      fail(key.source().begin.line, where.empty() ? document_ : where,
            join("unknown key '", key.str(), "'; expected one of ", known));
     }
   }
@@ -81,7 +101,7 @@ class Reader {
 
   const toml::node& require(const toml::table& table, const std::string& where, std::string_view key) {
     const toml::node* node = get(table, where, key);
-    if (node == nullptr) fail(line(table), where.empty() ? "schedule" : where, join("key '", key, "' is missing"));
+    if (node == nullptr) fail(line(table), where.empty() ? document_ : where, join("key '", key, "' is missing"));
     return *node;
   }
 
@@ -196,19 +216,28 @@ class Reader {
     return o;
   }
 
-  std::string origin_;
+  std::string origin_, document_;
   std::map<std::string, uint32_t> lines_;  // by key path, as in Violation
 };
+
+template <class Result>
+Result parse(std::string_view text, Reader reader, std::string_view origin,
+             Result (Reader::*read)(const toml::table&)) {
+  try {
+    return (reader.*read)(toml::parse(text, origin));
+  } catch (const toml::parse_error& error) {
+    reader.fail(error.source().begin.line, "syntax", std::string(error.description()));
+  }
+}
 
 }  // namespace
 
 Schedule parse_toml(std::string_view text, std::string_view origin) {
-  Reader reader(origin);
-  try {
-    return reader.read(toml::parse(text, origin));
-  } catch (const toml::parse_error& error) {
-    reader.fail(error.source().begin.line, "syntax", std::string(error.description()));
-  }
+  return parse(text, Reader(origin, "schedule"), origin, &Reader::read);
+}
+
+CandidateList parse_candidates(std::string_view text, std::string_view origin) {
+  return parse(text, Reader(origin, "candidates"), origin, &Reader::read_candidates);
 }
 
 }  // namespace fpsa::schedule

@@ -113,4 +113,18 @@ std::optional<Violation> find_violation(const Schedule& s) {
   return {};
 }
 
+std::optional<Violation> find_violation(const CandidateList& list) {
+  if (Found found = check_extents("tile", list.tile, "token")) return found;
+  if (list.candidates.empty()) return Violation{"candidate", "expected at least one [[candidate]], received none"};
+  for (size_t i = 0; i < list.candidates.size(); ++i) {
+    const Candidate& candidate = list.candidates[i];
+    const std::string where = join("candidate ", i + 1);
+    if (Found found = check_granularity(where + " granularity", candidate.granularity, list.tile)) return found;
+    if (Found found = check_extents(where + " window", candidate.window, "tile")) return found;
+    for (size_t j = 0; j < i; ++j)
+      if (list.candidates[j] == candidate) return Violation{where, join("repeats candidate ", j + 1, "; remove one")};
+  }
+  return {};
+}
+
 }  // namespace fpsa::schedule

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "fpsa/schedule/candidates.h"
 #include "fpsa/schedule/schedule.h"
 
 namespace fpsa::schedule {
@@ -15,5 +16,6 @@ struct Violation {
 
 /// The first broken rule, or nothing.
 std::optional<Violation> find_violation(const Schedule& schedule);
+std::optional<Violation> find_violation(const CandidateList& list);
 
 }  // namespace fpsa::schedule
