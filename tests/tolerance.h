@@ -31,6 +31,7 @@ inline constexpr double kOpsE4m3 = 0.0625;  // E4M3 operators against F64 on the
 
 inline constexpr double kOpsInt8 = 0.05;  // INT8 operators against F64, normal Q, K, V of D = 64: scores off by 4 / 127 / sqrt(6) = 0.013 rms, V by 0.009; three sigma of one key, and rows average
 
+inline constexpr double kCalibrationSums = 4e-7;  // sums of squares whose terms are F32 differences and products, 3 roundings of 2^-24 each, relative to the sums of both squares
 inline constexpr double kNormActF32 = 2e-6;  // the VAE's fused norm and SiLU against composed operators: 16 eps, relative to range
 inline constexpr double kFiniteDifferenceF64 = 1e-6;  // central differences in F64, step 1e-6: rounding 1e-15 * |loss| / step, |loss| < 1e3
 inline constexpr double kVaeBf16 = 0.08;  // VAE in BF16 against F32: 40 roundings of 2^-9 in a row, relative to range

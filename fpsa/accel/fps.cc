@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "fpsa/accel/precision.h"
 #include "fpsa/accel/recorder.h"
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/table.h"
@@ -36,23 +37,6 @@ Setting reduced(Setting setting, const Grid& tile) {
 
 bool same_work(const Setting& a, const Setting& b) {
   return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
-}
-
-ops::Precision precision_of(Quant quant) {
-  switch (quant) {
-    case Quant::kNone:
-      return ops::Precision::kNone;
-    case Quant::kE4m3:
-      return ops::Precision::kE4m3;
-    case Quant::kInt8:
-      return ops::Precision::kInt8;
-  }
-  FPSA_CHECK(false, "quant: unknown value ", static_cast<int>(quant));
-}
-
-// INT8 has the same step for all magnitudes, so what the keys have in common would cost it the most.
-bool smooths(Quant quant) {
-  return quant == Quant::kInt8;
 }
 
 std::string extents(const Grid& g) {
@@ -89,9 +73,7 @@ class Fps : public RecordingMethod {
     for (const HeadRun& run : runs) {
       const auto plan = plan_of(run, context);
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
-      ops::AttentionOptions options;
-      options.precision = precision_of(run.setting.quant);
-      options.smooth_keys = smooths(run.setting.quant);
+      auto options = attention_options(run.setting.quant);
       if (!gradients) options.out = heads(out);
       const auto result = gradients ? ops::differentiable_attention(heads(q), heads(k), heads(v), plan, options)
                                     : ops::attention(heads(q), heads(k), heads(v), *plan, options);
@@ -110,16 +92,16 @@ class Fps : public RecordingMethod {
     const auto runs = head_runs(context, x.heads);
     if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone) return {};
     const auto plan = plan_of(runs[0], context);
-    auto result =
-        ops::attention_of_projected({.q = x.q,
-                                     .k = x.k,
-                                     .v = x.v,
-                                     .q_weight = x.q_weight,
-                                     .k_weight = x.k_weight,
-                                     .eps = x.eps,
-                                     .heads = x.heads,
-                                     .rope = x.rope},
-                                    *plan, precision_of(runs[0].setting.quant), smooths(runs[0].setting.quant));
+    const auto options = attention_options(runs[0].setting.quant);
+    auto result = ops::attention_of_projected({.q = x.q,
+                                               .k = x.k,
+                                               .v = x.v,
+                                               .q_weight = x.q_weight,
+                                               .k_weight = x.k_weight,
+                                               .eps = x.eps,
+                                               .heads = x.heads,
+                                               .rope = x.rope},
+                                              *plan, options.precision, options.smooth_keys);
     entry.method = name_;
     entry.density = plan->density();
     explain(runs[0], /*several=*/false, *plan, result, entry);
