@@ -39,13 +39,9 @@ Calibration::Calibration(CalibrationOptions options) : options_(std::move(option
 }
 
 void Calibration::begin(const nn::AttentionContext& context, int64_t heads) {
-  for (const auto& candidate : options_.list.candidates) {
-    schedule::Schedule alone;
-    alone.tile = options_.list.tile;
-    alone.phases = {{1.0, candidate.granularity, candidate.window, candidate.quant}};
-    schedule::check_for_grid(alone, context.grid);
+  schedule::check_for_grid(options_.list, context.grid);
+  for (const auto& candidate : options_.list.candidates)
     plans_.push_back(ops::plan_for(context.grid, options_.list.tile, candidate.granularity, "sta", candidate.window));
-  }
   first_ = context;
   heads_ = heads;
   for (int64_t layer = 0; layer < context.num_layers; layer += options_.layer_stride)

@@ -4,6 +4,7 @@
 #include <limits>
 #include <memory>
 
+#include "fpsa/app/clip_flags.h"
 #include "fpsa/app/flags.h"
 #include "fpsa/app/generate.h"
 #include "fpsa/app/generate_options.h"
@@ -14,61 +15,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a model's folder may set in its fpsa.json: the shape of its clips and how they are sampled, nothing that
-// names files or machines.
-const std::vector<std::string> kFolderSettings = {
-    "height",         "width",      "size",    "num-frames",     "fps", "num-inference-steps",
-    "guidance-scale", "flow-shift", "sampler", "negative-prompt"};
-
-void add_content_flags(CLI::App& command, GenerateOptions& options) {
-  add_path(command, "--model,-m,--model-path,--ckpt-dir,--diffusion-model", options.model,
-           "Folder or .safetensors file of a Wan2.1 text-to-video checkpoint")
-      ->group("Content");
-  add_path(command, "--vae,--vae-path", options.parts.vae, "VAE from elsewhere: folder or file [the model's own]")
-      ->group("Content");
-  add_path(command, "--text-encoder,--text-encoder-path,--t5,--t5-path,--t5xxl", options.parts.text_encoder,
-           "UMT5 text encoder from elsewhere: folder or file [the model's own]")
-      ->group("Content");
-  add_path(command, "--tokenizer,--tokenizer-path", options.parts.tokenizer,
-           "UMT5 tokenizer from elsewhere: folder or spiece.model [the model's own]")
-      ->group("Content");
-  add_text(command, "--prompt,-p", options.prompt, "What the video shows")->group("Content");
-  add_path(command, "--prompt-file", options.prompt_file, "One prompt per line; outputs are numbered")
-      ->group("Content");
-  add_text(command, "--negative-prompt,-n", options.negative_prompt, "What it should not show [empty]")
-      ->group("Content");
-  add_path(command, "--prompt-embeds", options.prompt_embeds,
-           "safetensors with prompt_embeds [1,L,D] and, optionally, negative_prompt_embeds; no text encoder is loaded")
-      ->group("Content");
-  add_integer(command, "--height,-H", options.height, 1, 1 << 20, "Pixels [480, or the model's own]")->group("Content");
-  add_integer(command, "--width,-W", options.width, 1, 1 << 20, "Pixels [832, or the model's own]")->group("Content");
-  command.add_option("--size", "WIDTH*HEIGHT instead of the two")->type_name("W*H")->group("Content");
-  add_integer(command, "--num-frames,--frame-num,--video-frames", options.num_frames, 1, 1 << 20,
-              "Frames, 4k+1 [81, or the model's own]")
-      ->group("Content");
+// The flags of a whole video beside those of every sampling command.
+void add_video_flags(CLI::App& command, GenerateOptions& options) {
   add_number(command, "--fps", options.fps, 0.1, 1000, "Frames per second of the file [16]")->group("Content");
-}
-
-void add_sampling_flags(CLI::App& command, GenerateOptions& options) {
-  const std::string group = "Sampling";
-  add_integer(command, "--num-inference-steps,--sample-steps,--steps", options.steps, 1, 1000, "Denoising steps [50]")
-      ->group(group);
-  add_number(command, "--guidance-scale,--sample-guide-scale,--cfg-scale", options.guidance_scale, 0, 1000,
-             "Classifier-free guidance; at most 1 turns it off [5]")
-      ->group(group);
-  add_number(command, "--flow-shift,--sample-shift", options.flow_shift, 0.01, 100,
-             "Shift of the noise levels [the model's scheduler]")
-      ->group(group);
-  add_choice(command, "--sampler,--sample-solver", options.sampler, {"unipc", "dpm++", "euler"},
-             "[the model's scheduler, else unipc]")
-      ->group(group);
-  add_seed(command, "--seed,--base-seed,-s", options.seed, "Seed of the noise [0]")->group(group);
+  const std::string sampling = "Sampling", machine = "Machine";
   add_path(command, "--init-latents", options.init_latents,
            "Start from the tensor 'initial' (or 'latents') F32 [1,C,T,H,W] of this safetensors file")
-      ->group(group);
+      ->group(sampling);
   add_path(command, "--dump-latents", options.dump_latents,
            "Write 'initial' and 'final' latents, F32, before the latent de-normalisation")
-      ->group(group);
+      ->group(sampling);
+  add_choice(command, "--vae-dtype", options.vae_dtype, {"f32", "bf16"}, "Compute type of the VAE [f32]")
+      ->group(machine);
+  add_choice(command, "--vae-tiling", options.vae_tiling, {"auto", "on", "off"},
+             "Decode in overlapping spatial tiles (less memory) [auto: only when needed]")
+      ->group(machine);
+  add_switch(command, "--warmup", options.warmup, "One untimed step first, so that timings start warm")->group(machine);
 }
 
 void add_attention_flags(CLI::App& command, GenerateOptions& options) {
@@ -83,25 +45,6 @@ void add_attention_flags(CLI::App& command, GenerateOptions& options) {
       ->group(group);
 }
 
-void add_machine_flags(CLI::App& command, GenerateOptions& options) {
-  const std::string group = "Machine";
-  add_choice(command, "--dtype", options.dtype, {"auto", "bf16", "f32"},
-             "Compute type of transformer and text encoder [bf16 when the checkpoint is, else f32]")
-      ->group(group);
-  add_choice(command, "--vae-dtype", options.vae_dtype, {"f32", "bf16"}, "Compute type of the VAE [f32]")->group(group);
-  add_integer(command, "--threads", options.threads, 1, 4096, "CPU threads [one per core]")->group(group);
-  add_choice(command, "--device", options.device, {"auto", "cpu", "cuda"}, "[auto]")->group(group);
-  add_choice(command, "--cfg", options.cfg, {"auto", "batched", "sequential"},
-             "Prompt and negative prompt in one batch (faster) or one after the other (less memory) [auto]")
-      ->group(group);
-  add_choice(command, "--vae-tiling", options.vae_tiling, {"auto", "on", "off"},
-             "Decode in overlapping spatial tiles (less memory) [auto: only when needed]")
-      ->group(group);
-  add_switch(command, "--ignore-memory-check", options.ignore_memory, "Start even if memory will not suffice")
-      ->group(group);
-  add_switch(command, "--warmup", options.warmup, "One untimed step first, so that timings start warm")->group(group);
-}
-
 void add_output_flags(CLI::App& command, GenerateOptions& options) {
   const std::string group = "Output";
   add_path(command, "--output,-o,--output-path,--save-file", options.output, "H.264 video, .mp4 [out.mp4]")
@@ -110,9 +53,7 @@ void add_output_flags(CLI::App& command, GenerateOptions& options) {
       ->group(group);
   add_path(command, "--perf-dump-path", options.perf_dump, "Timings, kernels, machine and parameters as JSON")
       ->group(group);
-  command.add_option("--config", "Settings file, .json or .toml; keys are these flags, the command line wins")
-      ->type_name("PATH")
-      ->group(group);
+  add_config_flag(command);
 }
 
 // Flags of Wan's own script that have no work to do here, and one that must name a text-to-video task.
@@ -140,29 +81,8 @@ void add_foreign_flags(CLI::App& command, GenerateOptions& options) {
       ->group(group);
 }
 
-void merge_settings(CLI::App& command, GenerateOptions& options) {
-  expand_size(command);
-  if (command.count("--config") > 0) {
-    const fs::path path = command.get_option("--config")->as<std::string>();
-    apply_settings(command, read_settings(path), "--config " + path.string());
-  }
-  FPSA_USAGE_CHECK(!options.model.empty(), "--model: expected the folder of a checkpoint, got nothing; ",
-                   "for the embedded model: --model models/tiny");
-  if (const auto own = options.model / "fpsa.json"; fs::is_regular_file(own))
-    apply_settings(command, read_settings(own), own.string(), kFolderSettings);
-}
-
 void check_combinations(const CLI::App& command, GenerateOptions& options) {
-  const int sources = (command.count("--prompt") > 0) + !options.prompt_file.empty() + !options.prompt_embeds.empty();
-  FPSA_USAGE_CHECK(sources == 1, "--prompt: expected exactly one of --prompt, --prompt-file and --prompt-embeds, got ",
-                   sources == 0 ? "none" : "several");
-  FPSA_USAGE_CHECK(options.prompt_embeds.empty() || options.negative_prompt.empty(),
-                   "--negative-prompt: expected none beside --prompt-embeds, got one; ",
-                   "put negative_prompt_embeds into the file");
-  for (const auto& [flag, path] :
-       {std::pair{"--text-encoder", options.parts.text_encoder}, std::pair{"--tokenizer", options.parts.tokenizer}})
-    FPSA_USAGE_CHECK(options.prompt_embeds.empty() || path.empty(), flag,
-                     ": expected none beside --prompt-embeds, which replaces it; drop one of the two");
+  check_prompts(command, options);
   FPSA_USAGE_CHECK(options.schedule.empty() || options.attention != "dense",
                    "--schedule: expected --attention auto, sta, fp8, int8 or fps beside it, got dense");
   FPSA_USAGE_CHECK(options.init_latents.empty() || command.count("--seed") == 0,
@@ -182,11 +102,10 @@ void add_generate_command(CLI::App& app) {
   add_sampling_flags(*command, *options);
   add_attention_flags(*command, *options);
   add_machine_flags(*command, *options);
+  add_video_flags(*command, *options);
   add_output_flags(*command, *options);
   add_foreign_flags(*command, *options);
-  command->footer(
-      "Precedence: command line, --config, fpsa.json in the model's folder, the defaults in brackets.\n"
-      "A flag given twice counts as given last. Underscores and dashes are the same.");
+  command->footer(kPrecedence);
   command->final_callback([command, options] {
     merge_settings(*command, *options);
     check_combinations(*command, *options);

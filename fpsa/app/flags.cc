@@ -190,7 +190,8 @@ void apply_settings(CLI::App& command, const nlohmann::json& settings, const std
   // Only what was absent before this file may be set by it; --size in the file stands for two keys.
   std::vector<std::pair<CLI::Option*, std::string>> values;
   const auto remember = [&](const std::string& name, const std::string& text) {
-    if (auto* option = command.get_option("--" + name); option->count() == 0) values.emplace_back(option, text);
+    auto* option = command.get_option_no_throw("--" + name);
+    if (option && option->count() == 0) values.emplace_back(option, text);
   };
   for (const auto& [key, value] : settings.items()) {
     std::string name = key;

@@ -55,7 +55,8 @@ nlohmann::json read_settings(const std::filesystem::path& path);
 
 /// Gives the flags named by the object's keys their values, unless they already have one.
 ///   Requires  called after the command line was parsed; call order is precedence
-///   Edges     keys may use underscores; `allowed` empty means every flag but --config and --help
+///   Edges     keys may use underscores; `allowed` empty means every flag but --config and --help; an allowed key that
+///             is no flag of this command is skipped
 ///   Errors    UsageError naming `origin` on an unknown key (with the nearest known one) or a value of a wrong kind
 void apply_settings(CLI::App& command, const nlohmann::json& settings, const std::string& origin,
                     const std::vector<std::string>& allowed = {});

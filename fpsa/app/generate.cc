@@ -21,39 +21,18 @@
 #include "fpsa/app/outputs.h"
 #include "fpsa/app/perf_record.h"
 #include "fpsa/app/progress.h"
-#include "fpsa/app/prompts.h"
+#include "fpsa/app/sampling_run.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/diffusion/loop.h"
 #include "fpsa/io/atomic_file.h"
-#include "fpsa/kernel/cuda/cuda.h"
 
 namespace fpsa::app {
 namespace {
-
-// `auto` settings trade memory for speed up to this share of the machine's memory. Total, not free memory: what a
-// neighbour happens to use must not change the bytes of a video.
-constexpr double kComfortableShare = 0.6;
-
-void say(const std::string& text) {
-  std::cerr << "fpsa: " << text << '\n';
-}
-
-std::string dtype_word(at::ScalarType type) {
-  return type == at::kBFloat16 ? "bf16" : "f32";
-}
 
 // "tiny" of "models/tiny/" or of "." in that folder.
 std::string last_name(std::filesystem::path path) {
   path = std::filesystem::absolute(path).lexically_normal();
   return (path.has_filename() ? path : path.parent_path()).filename().string();
-}
-
-void choose_device(const GenerateOptions& options) {
-  const std::string missing(kernel::cuda::unavailable_reason());
-  FPSA_CHECK(options.device != "cuda", "--device: expected cpu or auto, got cuda; ",
-             missing.empty() ? "the models of this version run on the CPU" : missing);
-  if (options.device == "auto") say("device: cpu (" + (missing.empty() ? "the models run there" : missing) + ")");
-  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
 }
 
 /// One run of the command; the members fill up stage by stage.
@@ -68,7 +47,6 @@ class Generation {
   void check_outputs() const;
   void open_model();
   void choose_settings();
-  MemoryRequest memory_request() const;
   void plan();
   void encode_prompts();
   void generate_video(int64_t index);
@@ -100,8 +78,7 @@ class Generation {
 };
 
 void Generation::run() {
-  prompts_ =
-      options_.prompt_file.empty() ? std::vector<std::string>{options_.prompt} : read_prompt_file(options_.prompt_file);
+  prompts_ = prompts_of(options_);
   open_model();
   check_outputs();
   choose_settings();
@@ -157,12 +134,7 @@ void Generation::check_outputs() const {
 }
 
 void Generation::choose_settings() {
-  // The folder's scheduler decides; the flags change what they name.
-  scheduler_ = model_->scheduler();
-  scheduler_.shift = options_.flow_shift.value_or(scheduler_.shift);
-  if (!options_.sampler.empty()) scheduler_.sampler = diffusion::sampler_from_name(options_.sampler);
-  scheduler_.check();
-
+  scheduler_ = scheduler_for(options_, *model_);
   const auto& dit = model_->dit_config();
   attention_ = choose_attention(options_, model_->schedule(), shape_.grid, dit.num_layers, dit.num_attention_heads);
   record_.attention = attention_.name;
@@ -170,39 +142,13 @@ void Generation::choose_settings() {
   say("attention: " + attention_.name + " (" + attention_.reason + ")");
 }
 
-MemoryRequest Generation::memory_request() const {
-  using models::wan::Part;
-  MemoryRequest request;
-  request.dit = model_->dit_config();
-  request.vae = model_->vae_config();
-  request.shape = shape_;
-  request.dit_weights = model_->part(Part::kTransformer)->weights;
-  request.vae_weights = model_->part(Part::kVae)->weights;
-  if (const auto* text = model_->part(Part::kTextEncoder)) {
-    request.text = models::wan::Umt5Config::from_json(text->config);
-    request.text_weights = text->weights;
-  }
-  request.element_bytes = static_cast<int64_t>(c10::elementSize(model_->dtype()));
-  request.vae_element_bytes = static_cast<int64_t>(c10::elementSize(model_->vae_dtype()));
-  return request;
-}
-
 void Generation::plan() {
-  const auto memory = memory_state();
   // Of one prompt until everything is chosen: a clip must not depend on what else is made in the same run.
-  MemoryRequest request = memory_request();
-  const auto comfortable = static_cast<int64_t>(kComfortableShare * static_cast<double>(memory.total_bytes));
-
-  request.batch = guided() && options_.cfg != "sequential" ? 2 : 1;
-  if (options_.cfg == "auto" && request.batch == 2 && plan_memory(request).denoise_bytes > comfortable) {
-    request.batch = 1;
-    say("guidance: one prediction after the other, a batch of two would need " +
-        bytes_text(plan_memory(request).denoise_bytes) + " or more");
-  }
-  guidance_run_ = request.batch == 2 ? diffusion::GuidanceRun::kBatched : diffusion::GuidanceRun::kSequential;
+  auto request = memory_request(*model_, shape_);
+  guidance_run_ = choose_guidance(options_, request);
 
   request.tiled_vae = options_.vae_tiling == "on";
-  if (options_.vae_tiling == "auto" && plan_memory(request).decode_bytes > comfortable) {
+  if (options_.vae_tiling == "auto" && plan_memory(request).decode_bytes > comfortable_bytes()) {
     request.tiled_vae = true;
     say("VAE: decoding in tiles, whole frames would need more memory than is comfortable here");
   }
@@ -211,7 +157,7 @@ void Generation::plan() {
   request.prompts = count();
   const auto plan = plan_memory(request);
   record_.estimated_bytes = static_cast<double>(plan.peak_bytes());
-  if (!options_.ignore_memory) check_memory(plan, request, memory.available_bytes);
+  if (!options_.ignore_memory) check_memory(plan, request, memory_state().available_bytes);
   say(join(count(), count() == 1 ? " clip of " : " clips of ", shape_.frames, " frames ", shape_.width, "x",
            shape_.height, ", ", shape_.grid.volume(), " tokens (", shape_.grid.t, "x", shape_.grid.y, "x",
            shape_.grid.x, "), ", options_.steps, " steps of ", diffusion::sampler_name(scheduler_.sampler), ", shift ",
@@ -225,36 +171,20 @@ void Generation::encode_prompts() {
     model_->text_encoder();
   }
   const auto timer = record_.stages.time("text");
-  if (!options_.prompt_embeds.empty()) {
-    texts_.push_back(read_prompt_embeds(options_.prompt_embeds, models::wan::Tokenizer::kMaxLength,
-                                        model_->dit_config().text_dim, guided()));
-    return;
-  }
-  at::Tensor negative;
-  if (guided()) negative = encode_prompt(*model_, options_.negative_prompt);
-  for (const auto& prompt : prompts_) {
-    throw_if_interrupted();
-    texts_.push_back({encode_prompt(*model_, prompt), negative});
-  }
-  model_->release_text_encoder();
+  texts_ = encode_texts(options_, *model_, prompts_);
 }
 
 at::Tensor Generation::denoise(const at::Tensor& initial, const TextStates& text, int64_t steps, VideoRecord* record,
                                const std::string& label) {
-  Progress progress(progress_on_stderr(), label, "step", steps);
   diffusion::LoopOptions loop;
   loop.scheduler = scheduler_;
   loop.steps = steps;
   loop.guidance_scale = options_.guidance_scale;
   loop.guidance_run = guidance_run_;
-  loop.progress = [&](int64_t done, int64_t, double seconds) {
-    throw_if_interrupted();
-    if (record) record->step_seconds.push_back(seconds);
-    progress.advance_to(done);
-  };
-  InterruptibleAttention attention(*attention_.method);
   model_->transformer().set_e4m3_feed_forward(attention_.e4m3_feed_forward);
-  return diffusion::denoise(model_->transformer(), attention, initial, text.positive, text.negative, loop);
+  return denoise_clip(*model_, *attention_.method, initial, text, loop, label, [&](double seconds) {
+    if (record) record->step_seconds.push_back(seconds);
+  });
 }
 
 void Generation::generate_video(int64_t index) {

@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "fpsa/app/cli_bench.h"
+#include "fpsa/app/cli_calibrate.h"
 #include "fpsa/app/cli_compare.h"
 #include "fpsa/app/cli_generate.h"
 #include "fpsa/app/cli_info.h"
@@ -57,6 +58,7 @@ int run(int argc, const char* const* argv) {
   app.require_subcommand(0, 1);  // "no command" is reported below, after unknown words
   app.set_version_flag("--version", FPSA_VERSION);
   fpsa::app::add_generate_command(app);
+  fpsa::app::add_calibrate_command(app);
   fpsa::app::add_info_command(app);
   fpsa::app::add_compare_commands(app);
   fpsa::app::add_train_command(app);
@@ -67,7 +69,7 @@ int run(int argc, const char* const* argv) {
   try {
     app.parse(arguments);
     FPSA_USAGE_CHECK(!app.get_subcommands().empty(),
-                     "command: expected one of generate, info, compare, sheet, train, bench, ",
+                     "command: expected one of generate, calibrate, info, compare, sheet, train, bench, ",
                      "got none; all: fpsa --help");
     return 0;
   } catch (const CLI::Success& success) {  // --help, --version

@@ -104,4 +104,14 @@ void validate(const CandidateList& list) {
   if (const auto found = find_violation(list)) throw Error(join("candidates: ", found->key, ": ", found->message));
 }
 
+void check_for_grid(const CandidateList& list, const Grid& grid) {
+  validate(list);
+  for (const Candidate& candidate : list.candidates) {
+    Schedule alone;
+    alone.tile = list.tile;
+    alone.phases = {{1.0, candidate.granularity, candidate.window, candidate.quant}};
+    check_for_grid(alone, grid);
+  }
+}
+
 }  // namespace fpsa::schedule

@@ -45,6 +45,9 @@ std::string to_string(const Candidate& candidate);
 ///   Errors    the candidate's number from 1, the key, what was expected and received
 void validate(const CandidateList& list);
 
+/// Checks that every candidate can run on this grid, as check_for_grid does for a schedule.
+void check_for_grid(const CandidateList& list, const Grid& grid);
+
 /// Reads a list. Keys: tile, and [[candidate]] tables with granularity, window, quant as in a schedule's [[phase]].
 ///   Edges     tile has the default (6,8,8)
 ///   Errors    as parse_toml

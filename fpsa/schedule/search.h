@@ -65,11 +65,17 @@ Choice choose(const ErrorTable& table, const Budget& budget, Detail detail);
 /// equal columns of (layer, head) makes them.
 Schedule to_schedule(const ErrorTable& table, const Choice& choice, double shift);
 
-/// The mean error and density of a schedule whose settings are all candidates of the table.
-///   Errors    a setting that is none
+/// The candidate that a schedule gives to a phase, layer and head.
+///   Errors    a setting that is no candidate of the table
+size_t candidate_at(const ErrorTable& table, const Schedule& schedule, int phase, int64_t layer, int64_t head);
+
+/// Mean error and density of a schedule of candidates.
 struct Prediction {
   double error = 0, density = 0;
 };
+/// Over the steps of one phase; zeros when it has none.
+Prediction predict_phase(const ErrorTable& table, const Schedule& schedule, int phase);
+/// Over all steps.
 Prediction predict(const ErrorTable& table, const Schedule& schedule);
 
 }  // namespace fpsa::schedule

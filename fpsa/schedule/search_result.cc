@@ -121,25 +121,45 @@ Schedule to_schedule(const ErrorTable& table, const Choice& choice, double shift
   return schedule;
 }
 
-Prediction predict(const ErrorTable& table, const Schedule& schedule) {
-  Prediction sum;
+size_t candidate_at(const ErrorTable& table, const Schedule& schedule, int phase, int64_t layer, int64_t head) {
   const auto& candidates = table.list.candidates;
-  for (int phase = 0; phase < static_cast<int>(schedule.phases.size()); ++phase)
-    for (int64_t layer = 0; layer < table.layers; ++layer)
-      for (int64_t head = 0; head < table.heads; ++head) {
-        const Setting setting = setting_in_phase(schedule, phase, layer, head);
-        const auto found = std::ranges::find(candidates, Candidate{setting.granularity, setting.window, setting.quant});
-        FPSA_CHECK(found != candidates.end() && setting.pattern == "sta", "schedule: phase ", phase + 1, ", layer ",
-                   layer, ", head ", head, ": expected one of the table's candidates, received another setting");
-        const auto candidate = static_cast<size_t>(found - candidates.begin());
-        for (int64_t step = 0; step < table.steps; ++step) {
-          if (phase_at(schedule, step, table.steps) != phase) continue;
-          sum.error += table.at(candidate, step, layer, head);
-          sum.density += table.density[candidate];
-        }
-      }
-  const auto total = static_cast<double>(table.steps * table.layers * table.heads);
+  const Setting setting = setting_in_phase(schedule, phase, layer, head);
+  const auto found = std::ranges::find(candidates, Candidate{setting.granularity, setting.window, setting.quant});
+  FPSA_CHECK(found != candidates.end() && setting.pattern == "sta" && schedule.tile == table.list.tile,
+             "schedule: phase ", phase + 1, ", layer ", layer, ", head ", head,
+             ": expected one of the table's candidates, received another setting");
+  return static_cast<size_t>(found - candidates.begin());
+}
+
+Prediction predict_phase(const ErrorTable& table, const Schedule& schedule, int phase) {
+  Prediction sum;
+  int64_t steps = 0;
+  for (int64_t step = 0; step < table.steps; ++step)
+    steps += phase_at(schedule, step, table.steps) == phase;
+  if (steps == 0) return sum;
+  for (int64_t layer = 0; layer < table.layers; ++layer)
+    for (int64_t head = 0; head < table.heads; ++head) {
+      const size_t candidate = candidate_at(table, schedule, phase, layer, head);
+      sum.density += table.density[candidate] * static_cast<double>(steps);
+      for (int64_t step = 0; step < table.steps; ++step)
+        if (phase_at(schedule, step, table.steps) == phase) sum.error += table.at(candidate, step, layer, head);
+    }
+  const auto total = static_cast<double>(steps * table.layers * table.heads);
   return {sum.error / total, sum.density / total};
+}
+
+Prediction predict(const ErrorTable& table, const Schedule& schedule) {
+  std::vector<int64_t> steps(schedule.phases.size());
+  for (int64_t step = 0; step < table.steps; ++step)
+    ++steps[static_cast<size_t>(phase_at(schedule, step, table.steps))];
+  Prediction mean;
+  for (size_t phase = 0; phase < steps.size(); ++phase) {
+    const auto part = predict_phase(table, schedule, static_cast<int>(phase));
+    const double share = static_cast<double>(steps[phase]) / static_cast<double>(table.steps);
+    mean.error += share * part.error;
+    mean.density += share * part.density;
+  }
+  return mean;
 }
 
 }  // namespace fpsa::schedule

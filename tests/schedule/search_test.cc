@@ -239,6 +239,10 @@ TEST(ToSchedule, SaysWhatWasChosen) {
       const auto p = predict(table, schedule);
       EXPECT_NEAR(p.error, choice.error, kExact);
       EXPECT_NEAR(p.density, choice.density, kExact);
+      const auto chosen = [&](int64_t step, int64_t layer, int64_t head) {
+        return candidate_at(table, schedule, phase_at(schedule, step, table.steps), layer, head);
+      };
+      EXPECT_NEAR(means(table, chosen).error, choice.error, kExact);
       EXPECT_TRUE(detail != Detail::kPhases || schedule.overrides.empty());
       for (const auto& change : schedule.overrides)
         EXPECT_TRUE(detail == Detail::kHeads || change.heads.empty());
