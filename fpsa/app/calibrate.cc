@@ -127,14 +127,12 @@ void CalibrationRun::check_outputs() const {
 
 void CalibrationRun::plan() {
   auto request = memory_request(*model_, shape_);
+  request.decodes = false;
+  // Both outputs in the model's type and in F32, and one product of them.
+  request.measured_bytes = 2 * request.element_bytes + 3 * 4;
   loop_.guidance_run = choose_guidance(options_.run, request);
   request.prompts = static_cast<int64_t>(prompts_.size());
-  auto plan = plan_memory(request);
-  plan.decode_bytes = 0;  // nothing is decoded
-  // Beside the forward: both outputs, both in F32, and a square of one.
-  const int64_t values = request.batch * shape_.grid.volume() * request.dit.dim();
-  plan.denoise_bytes += values * (2 * request.element_bytes + 3 * 4);
-  if (!options_.run.ignore_memory) check_memory(plan, request, memory_state().available_bytes);
+  if (!options_.run.ignore_memory) check_memory(plan_memory(request), request, memory_state().available_bytes);
   say(join(prompts_.size(), prompts_.size() == 1 ? " prompt, " : " prompts, ", shape_.frames, " frames ", shape_.width,
            "x", shape_.height, ", ", shape_.grid.volume(), " tokens (", pattern::to_string(shape_.grid), "), ",
            loop_.steps, " steps of ", diffusion::sampler_name(loop_.scheduler.sampler), ", ", list_.candidates.size(),

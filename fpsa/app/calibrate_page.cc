@@ -113,7 +113,7 @@ class Page {
       out_ << "</ol></details>\n";
     }
     if (options.step_stride > 1)
-      out_ << "<p>Every " << options.step_stride << "th step was measured; the steps after it show its values.</p>\n";
+      out_ << "<p>One step of " << options.step_stride << " was measured; those after it show its values.</p>\n";
     out_ << "<p>The error is the relative L2 distance of one attention output from the dense one, on the queries, keys "
             "and values of the dense run. How it spreads through later layers and steps is not in it, nor what "
             "training with the schedule would make of it.</p>\n";

@@ -43,7 +43,7 @@ int64_t forward_bytes(const MemoryRequest& r) {
   const int64_t tokens = r.batch * r.shape.grid.volume();
   const int64_t dim = r.dit.dim();
   const int64_t stream = 4 * dim * 4;
-  const int64_t layer = std::max(6 * dim, 2 * r.dit.ffn_dim + dim) * r.element_bytes;
+  const int64_t layer = std::max(6 * dim, 2 * r.dit.ffn_dim + dim) * r.element_bytes + r.measured_bytes * dim;
   return tokens * (stream + layer);
 }
 
@@ -77,7 +77,7 @@ MemoryPlan plan_memory(const MemoryRequest& r) {
   const int64_t pixels = r.shape.frames * r.shape.height * r.shape.width * 3;
   // A stage's weights are given back at its end; but with several clips the transformer waits while the VAE decodes
   // one of them, and the VAE stays for the next.
-  const bool both = r.prompts > 1;
+  const bool both = r.prompts > 1 && r.decodes;
   const int64_t always = kProgramBytes + states_bytes(r);
   MemoryPlan plan;
   if (r.text_weights.parameters > 0)
@@ -85,6 +85,7 @@ MemoryPlan plan_memory(const MemoryRequest& r) {
                       std::max(r.text_weights.loading_bytes(), encode_bytes(r));
   plan.denoise_bytes =
       always + dit + (both ? vae : 0) + latents_bytes(r) + std::max(r.dit_weights.loading_bytes(), forward_bytes(r));
+  if (!r.decodes) return plan;
   plan.decode_bytes = always + vae + (both ? dit : 0) + latents_bytes(r) + 2 * pixels;
   if (r.tiled_vae) {
     // All tiles of the whole clip are kept as F32 pixels until they are blended; they overlap by a quarter per axis.

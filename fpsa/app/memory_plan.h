@@ -26,6 +26,8 @@ struct MemoryRequest {
   int64_t vae_element_bytes = 4;
   int64_t batch = 2;  // samples per forward: 2 with batched guidance
   bool tiled_vae = false;
+  bool decodes = true;         // a run that only denoises has no VAE stage
+  int64_t measured_bytes = 0;  // beside every forward, per token and channel: what compares attention outputs
 };
 
 /// Peak bytes of each stage: everything that lives while it runs, weights in the dtype that they compute in. Pages of
