@@ -215,7 +215,7 @@ def test_wrong_requests_are_named_before_the_work(calibrate, tmp_path, arguments
 @pytest.mark.parametrize("text, words", [
     ("tile = [2, 4, 4]\n", "candidates.toml: candidate: expected at least one [[candidate]]"),
     (CANDIDATES.replace("[4, 8, 8]", "[3, 8, 8]"), "candidates.toml:12: candidate 3 granularity"),
-    (CANDIDATES.replace('"int8"', '"fp4"'), "candidates.toml:19: candidate 4 quant"),
+    (CANDIDATES.replace('"int8"', '"fp4"'), "candidates.toml:18: candidate 4 quant"),
     (CANDIDATES + "[[phase]]\n", "unknown key 'phase'"),
 ])
 def test_bad_candidates_are_named_with_their_line(calibrate, tmp_path, text, words):
