@@ -46,6 +46,7 @@ class CalibrationRun {
   void run();
 
  private:
+  void read_carried();
   schedule::CandidateList candidates() const;
   void check_outputs() const;
   void check_budget() const;
@@ -58,6 +59,7 @@ class CalibrationRun {
   std::unique_ptr<ModelSession> model_;
   ClipShape shape_;
   diffusion::LoopOptions loop_;
+  std::optional<schedule::Schedule> carried_;  // the checkpoint's
   schedule::CandidateList list_;
 };
 
@@ -69,6 +71,7 @@ void CalibrationRun::run() {
   loop_.scheduler = scheduler_for(options_.run, *model_);
   loop_.steps = options_.run.steps;
   loop_.guidance_scale = options_.run.guidance_scale;
+  read_carried();
   list_ = candidates();
   schedule::check_for_grid(list_, shape_.grid);
   check_budget();
@@ -84,19 +87,23 @@ void CalibrationRun::run() {
   } catch (const Error& error) {
     throw Error(join(options_.max_error ? "--max-error: " : "--density: ", error.what()));
   }
-  const auto schedule = schedule::to_schedule(table, choice, loop_.scheduler.shift);
+  auto schedule = schedule::to_schedule(table, choice, loop_.scheduler.shift);
+  if (carried_) schedule.feed_forward = carried_->feed_forward;
   schedule::check_for_grid(schedule, shape_.grid);
   schedule::check_for_model(schedule, model_->dit_config().num_layers, calibration.heads());
   write({options_, prompts_, shape_, loop_, dtype_word(model_->dtype()), budget_of(options_), calibration, table,
          schedule});
 }
 
+void CalibrationRun::read_carried() {
+  if (const auto text = model_->schedule(); !text.empty())
+    carried_ = schedule::parse_toml(text, "the checkpoint's fpsa.schedule");
+}
+
 schedule::CandidateList CalibrationRun::candidates() const {
   if (!options_.candidates.empty())
     return schedule::parse_candidates(io::read_text_file(options_.candidates), options_.candidates.string());
-  const auto carried = model_->schedule();
-  const auto tile = carried.empty() ? schedule::default_tile(shape_.grid)
-                                    : schedule::parse_toml(carried, "the checkpoint's fpsa.schedule").tile;
+  const auto tile = carried_ ? carried_->tile : schedule::default_tile(shape_.grid);
   return schedule::default_candidates(shape_.grid, tile, quant_of(options_.quant));
 }
 
@@ -144,6 +151,8 @@ void CalibrationRun::measure(accel::Calibration& calibration) {
   // The noise of `fpsa generate` with this seed: what is measured are the clips that it would make.
   const auto noise = diffusion::make_noise(
       options_.run.seed, {shape_.latents[1], shape_.latents[2], shape_.latents[3], shape_.latents[4]});
+  // The linear layers as the model was trained, and as `fpsa generate` will run them; attention alone is measured.
+  model_->transformer().set_e4m3_feed_forward(carried_ && carried_->feed_forward == schedule::Quant::kE4m3);
   for (size_t i = 0; i < texts.size(); ++i)
     denoise_clip(*model_, calibration, noise, texts[i], loop_,
                  texts.size() == 1 ? "calibrate" : join("calibrate ", i + 1, "/", texts.size()));

@@ -123,7 +123,8 @@ std::string run_text(const CalibrationReport& report) {
   return join(shape.frames, " frames ", shape.width, "x", shape.height, " (", pattern::to_string(shape.grid),
               " tokens), ", report.loop.steps, " steps of ", diffusion::sampler_name(report.loop.scheduler.sampler),
               ", shift ", report.loop.scheduler.shift, ", guidance ", report.loop.guidance_scale, ", seed ",
-              report.options.run.seed, ", ", report.dtype);
+              report.options.run.seed, ", ", report.dtype,
+              report.schedule.feed_forward == schedule::Quant::kE4m3 ? ", feed-forward in e4m3" : "");
 }
 
 std::string schedule_text(const CalibrationReport& report) {

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -140,6 +141,30 @@ def test_strides_measure_less(calibrate, tmp_path):
     errors = measured["candidates"][3]["relative_l2"]
     assert len(errors) == 5 and errors[0] == errors[1] != errors[2] == errors[3]
     assert "One step of 2 was measured" in (tmp_path / "calibrate.html").read_text()
+
+
+def test_a_carried_schedule_gives_the_tile_and_the_linear_layers(fpsa, model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    carried = ("version = 1\ntile = [1, 2, 3]\n%s[[phase]]\nuntil = 1.0\ngranularity = [1, 2, 3]\nwindow = 'all'\n"
+               "quant = 'e4m3'\n")
+    found = {}
+    for name, line in (("plain", ""), ("coded", "feed_forward = 'e4m3'\n")):
+        save_file(load_file(file), file, metadata={"format": "pt", "fpsa.schedule": carried % line})
+        done = fpsa("calibrate", "--model", folder, *PROMPT, "--threads", 1, "--json", "c.json", "--output",
+                    f"{name}.toml")
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads((tmp_path / "c.json").read_text())
+        assert found[name]["tile"] == [1, 2, 3]
+    assert "feed_forward" not in (tmp_path / "plain.toml").read_text()
+    assert 'feed_forward = "e4m3"' in found["coded"]["schedule"]
+    assert "feed-forward in e4m3" in (tmp_path / "coded.toml").read_text()
+    # The second layer's queries come through the linear layers of the first.
+    errors = [found[name]["candidates"][-1]["relative_l2"][0] for name in ("plain", "coded")]
+    assert errors[0][0] == errors[1][0] and errors[0][1] != errors[1][1]
 
 
 class Outline(html.parser.HTMLParser):
