@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <functional>
 #include <sstream>
 
 #include "fpsa/app/heat_map.h"
@@ -261,11 +263,13 @@ class Page {
   }
 
   void candidate_table() {
-    out_ << "<h2>Candidates</h2>\n<p class=\"quiet\">Tile " << pattern::to_string(table_.list.tile)
-         << " tokens; windows in tiles, granularities in tokens. Error: mean relative L2 of steps, layers and heads. "
-            "Cosine and SNR: of all outputs together. Marked: in the schedule.</p>\n"
-            "<div class=\"wide\"><table class=\"marked\"><tr><th>candidate</th><th class=\"n\">density</th>"
-            "<th class=\"n\">error</th><th class=\"n\">cosine</th><th class=\"n\">SNR, dB</th></tr>\n";
+    out_
+        << "<h2>Candidates</h2>\n<p class=\"quiet\">Tile " << pattern::to_string(table_.list.tile)
+        << " tokens; windows in tiles, granularities in tokens. Error: mean relative L2 of steps, layers and heads. "
+           "Cosine and SNR: of all outputs together. Density counts visible pairs alone; precision and granularity are "
+           "free in it. Marked: in the schedule.</p>\n"
+           "<div class=\"wide\"><table class=\"marked\"><tr><th>candidate</th><th class=\"n\">density</th>"
+           "<th class=\"n\">error</th><th class=\"n\">cosine</th><th class=\"n\">SNR, dB</th></tr>\n";
     for (size_t c = 0; c < table_.candidates(); ++c) {
       const auto sums = total(c);
       char cosine[16];

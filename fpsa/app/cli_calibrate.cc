@@ -49,7 +49,7 @@ void add_output_flags(CLI::App& command, CalibrateOptions& options) {
 
 // An argument that a shell reads back as it is.
 std::string quoted(const std::string& text) {
-  constexpr char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,./:@%*";
+  constexpr char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,./:@%";
   if (!text.empty() && text.find_first_not_of(plain) == std::string::npos) return text;
   std::string result = "'";
   for (const char c : text)
@@ -64,8 +64,8 @@ std::string command_line(const CLI::App& command) {
     const auto& names = option->get_lnames();
     if (names.empty() || option->count() == 0 || names[0] == "config" || names[0] == "size") continue;
     text += " --" + names[0];
-    // A flag given twice counts as given last; one without a value is a switch.
-    if (option->get_expected_max() > 0) text += " " + quoted(option->results().back());
+    // A flag given twice counts as given last; a switch takes its value by '=' only.
+    text += (option->get_expected_max() > 0 ? " " : "=") + quoted(option->results().back());
   }
   return text;
 }

@@ -2,7 +2,9 @@
 //
 // Two means over all steps, layers and heads are weighed: of the error and of the density. One has a limit, the other
 // is made as small as it gets. Three phases are found by trying all borders and candidates. Layers and heads are then
-// given candidates of their own between those borders, by the largest fall of the error per density spent.
+// given candidates of their own between those borders, by the largest fall of the error per density spent. Density
+// counts visible pairs alone: precision and granularity are free in it, so a list of candidates should leave out what
+// would be too slow.
 #pragma once
 
 #include <array>
