@@ -130,14 +130,17 @@ class Page {
             "<th>setting</th><th class=\"n\">density</th><th class=\"n\">error</th></tr>\n";
     for (size_t i = 0; i < phases_.size(); ++i) {
       const auto& phase = phases_[i];
-      out_ << "<tr><td>" << i + 1 << "</td><td>" << phase.first_step << " to " << phase.end_step - 1
+      out_ << "<tr><td>" << i + 1 << "</td><td>"
+           << (phase.end_step - phase.first_step > 1 ? join(phase.first_step, " to ") : "") << phase.end_step - 1
            << "</td><td class=\"n\">" << short_number(phase.until) << "</td><td>"
            << escaped(schedule::to_string(phase.setting)) << (alike(i) ? "" : ", and others by overrides")
            << "</td><td class=\"n\">" << short_number(phase.prediction.density) << "</td><td class=\"n\">"
            << short_number(phase.prediction.error) << "</td></tr>\n";
     }
     out_ << "</table></div>\n";
-    if (phases_.size() < static_cast<size_t>(schedule::kPhases))
+    if (phases_.size() == static_cast<size_t>(schedule::kPhases))
+      out_ << "<p class=\"quiet\">The first two ends are what the paper calls alpha1 and alpha2.</p>\n";
+    else
       out_ << "<p class=\"quiet\">Of " << schedule::kPhases
            << " phases neighbours came out equal; they are one here.</p>\n";
   }
@@ -148,7 +151,7 @@ class Page {
 
   // Error over the steps: a thin line for each candidate, a thick one for what was chosen.
   void chart() {
-    constexpr double kWidth = 1000, kHeight = 300, kLeft = 52, kRight = 10, kTop = 22, kBottom = 34;
+    constexpr double kWidth = 1000, kHeight = 300, kLeft = 52, kRight = 10, kTop = 46, kBottom = 34;
     const auto x = [&](double step) {
       return kLeft + (kWidth - kLeft - kRight) * step / static_cast<double>(table_.steps);
     };
@@ -191,8 +194,8 @@ class Page {
       if (i > 0)
         out_ << "<line x1=\"" << begin << "\" x2=\"" << begin << "\" y1=\"" << kTop << "\" y2=\"" << kHeight - kBottom
              << "\" stroke=\"#c2410c\" stroke-dasharray=\"4 3\"/>\n";
-      out_ << "<text x=\"" << begin + 4 << "\" y=\"14\" fill=\"#9a3412\">phase " << i + 1 << ", density "
-           << short_number(phases_[i].prediction.density) << "</text>\n";
+      out_ << "<text x=\"" << begin + 4 << "\" y=\"" << 12 + 14 * i << "\" fill=\"#9a3412\">phase " << i + 1
+           << ", density " << short_number(phases_[i].prediction.density) << "</text>\n";
     }
     out_ << "</svg>\n";
   }
