@@ -54,13 +54,14 @@ Visibility Visibility::dense(int64_t queries, int64_t keys) {
 }
 
 void Visibility::add_run(int32_t begin, int32_t end, int64_t first_range, int64_t range_count) {
-  const int32_t rows = end - begin;
-  const int32_t pieces = (rows + kMaxQueryRows - 1) / kMaxQueryRows;
+  const int64_t rows = end - begin;  // up to 2^31 - 1, which leaves an int32_t no room to round up
+  const int64_t pieces = (rows + kMaxQueryRows - 1) / kMaxQueryRows;
   // Equal pieces in multiples of 12 rows (register tiles have 6 or 4): no short piece at the end of each run.
-  constexpr int32_t kStep = 12;
-  const int32_t size = pieces == 0 ? 0 : std::min((rows / pieces + kStep) / kStep * kStep, kMaxQueryRows);
-  for (int32_t at = begin; at < end; at += size)
-    blocks_.push_back({at, std::min(at + size, end), ranges_.data() + first_range, static_cast<int32_t>(range_count)});
+  constexpr int64_t kStep = 12;
+  const int64_t size = pieces == 0 ? 0 : std::min<int64_t>((rows / pieces + kStep) / kStep * kStep, kMaxQueryRows);
+  for (int64_t at = begin; at < end; at += size)
+    blocks_.push_back({static_cast<int32_t>(at), static_cast<int32_t>(std::min<int64_t>(at + size, end)),
+                       ranges_.data() + first_range, static_cast<int32_t>(range_count)});
 }
 
 }  // namespace fpsa::kernel

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "fpsa/base/check.h"
+#include "fpsa/plan/thread_pool.h"
 
 namespace fpsa::plan {
 namespace {
@@ -35,10 +36,12 @@ Dtype kernel_dtype(const AttentionSpec& spec) {
   FPSA_CHECK(false, "precision: unknown value ", static_cast<int>(spec.precision));
 }
 
+}  // namespace
+
 void check_spec(const AttentionSpec& spec) {
   FPSA_CHECK(spec.heads >= 1 && spec.heads <= (int64_t{1} << 20), "heads: expected 1 to 2^20, got ", spec.heads);
-  FPSA_CHECK(spec.dim % 8 == 0 && spec.dim >= 8 && spec.dim <= 256, "dim: expected a multiple of 8 from 8 to 256, got ",
-             spec.dim, "; pad it with zeros");
+  FPSA_CHECK(spec.dim % 8 == 0 && spec.dim >= 8 && spec.dim <= 256,
+             "head_dim: expected a multiple of 8 from 8 to 256, got ", spec.dim, "; pad it with zeros");
   FPSA_CHECK(spec.dtype == Dtype::kF32 || spec.dtype == Dtype::kBf16, "dtype: expected f32 or bf16, got ",
              kernel::dtype_name(spec.dtype));
   FPSA_CHECK(!spec.smooth_keys || spec.precision != Precision::kNone,
@@ -47,8 +50,6 @@ void check_spec(const AttentionSpec& spec) {
              kernel::isa_requirements(*spec.isa), ", which this machine does not support; its highest level is '",
              kernel::isa_name(kernel::detected_isa()), "'");
 }
-
-}  // namespace
 
 AttentionPlan::AttentionPlan(std::shared_ptr<const Geometry> geometry, const AttentionSpec& spec)
     : geometry_(std::move(geometry)), spec_(spec) {
@@ -114,14 +115,23 @@ int64_t AttentionPlan::chunks() const {
   return (keys_ + kKeysPerChunk - 1) / kKeysPerChunk;
 }
 
+int64_t AttentionPlan::jobs(int64_t batch) const {
+  // Bounds what a run counts for one of the batch: its heads' rows and scales, and its units, of which a head has at
+  // most one for each query, one for each 512 keys and 4 more. Below 2^62, with room for what workers count beyond.
+  const int64_t most = (int64_t{1} << 62) / (spec_.heads * (queries_ + keys_ + 256));
+  FPSA_CHECK(batch >= 0, "batch: expected 0 or more, got ", batch);
+  FPSA_CHECK(batch <= most, "batch: expected at most ", most, " for this plan, got ", batch);
+  return batch * spec_.heads;
+}
+
 int64_t AttentionPlan::slots(int64_t batch) const {
   const int64_t fit = std::clamp(kRingBytes / std::max<int64_t>(slot_.bytes, 1), kMinSlots, kMaxSlots);
-  return std::min(fit, batch * spec_.heads);
+  return std::min(fit, jobs(batch));
 }
 
 int64_t AttentionPlan::workspace_bytes(int64_t batch, int threads) const {
-  FPSA_CHECK(batch >= 0, "batch: expected 0 or more, got ", batch);
-  FPSA_CHECK(threads >= 1, "threads: expected 1 or more, got ", threads);
+  FPSA_CHECK(threads >= 1 && threads <= ThreadPool::kMaxWorkers, "threads: expected 1 to ", ThreadPool::kMaxWorkers,
+             ", got ", threads);
   const int64_t slots = this->slots(batch);
   return slots * (kSlotStateBytes + slot_.bytes) + threads * scratch_stride_;
 }

@@ -34,13 +34,15 @@ struct AttentionSpec {
   std::optional<kernel::Isa> isa;  // the level to choose entries at; the one in force when absent
 };
 
+/// Errors    fpsa::Error: a head dim that is no multiple of 8 from 8 to 256, heads outside 1 .. 2^20, another dtype,
+///           smooth_keys at precision kNone, an ISA level that this machine does not support
+void check_spec(const AttentionSpec& spec);
+
 /// Immutable, so any number of threads may run one at a time, each with its own workspace.
 class AttentionPlan {
  public:
   /// Self-attention over a grid.
-  ///   Errors    fpsa::Error: a head dim that is no multiple of 8 from 8 to 256, heads below 1, another dtype, a
-  ///             per-head mask of another number of heads, smooth_keys at precision kNone, an ISA level that this
-  ///             machine does not support
+  ///   Errors    as check_spec(); a per-head mask of another number of heads
   AttentionPlan(std::shared_ptr<const Geometry> geometry, const AttentionSpec& spec);
   /// Every query sees every key, without a grid; precision kNone.
   ///   Errors    as above; counts below 0 or above pattern::kMaxTokens; another precision
@@ -63,6 +65,7 @@ class AttentionPlan {
   int64_t flops(int64_t batch) const;
 
   /// Bytes of the workspace of a run: grows with both, by scratch for each thread and by slots up to a bound.
+  ///   Errors    as jobs(); threads outside 1 .. ThreadPool::kMaxWorkers
   int64_t workspace_bytes(int64_t batch, int threads) const;
 
   // The rest is for run().
@@ -72,6 +75,9 @@ class AttentionPlan {
     const int64_t heads = spec_.heads;
     return job / heads * blocks_before_.back() + blocks_before_[static_cast<size_t>(job % heads)];
   }
+  /// Heads of all batches.
+  ///   Errors    batch below 0, or above 2^62 / (heads * (queries + keys + 256)): what a run counts fits 63 bits
+  int64_t jobs(int64_t batch) const;
   int64_t slots(int64_t batch) const;
   int64_t chunks() const;  // units that pack one head
   /// Keys of a chunk: a multiple of 64, few enough to spread one head over threads.

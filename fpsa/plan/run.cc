@@ -43,7 +43,7 @@ class Run {
   Run(const AttentionPlan& plan, int64_t batch, const Inputs* inputs, const Codes* codes, float softmax_scale,
       const Output& output, std::byte* workspace, int workers)
       : plan_(plan), inputs_(inputs), codes_(codes), output_(output), softmax_scale_(softmax_scale) {
-    jobs_ = batch * plan.spec().heads;
+    jobs_ = plan.jobs(batch);
     slots_ = plan.slots(batch);
     // One slot is left over for the head whose last blocks are still being computed.
     ahead_ = slots_ == jobs_ ? jobs_ : slots_ - 1;
@@ -249,7 +249,7 @@ void check_common(const AttentionPlan& plan, int64_t batch, float softmax_scale,
   FPSA_CHECK(output.out.data != nullptr, "out: expected a pointer to its elements, got null");
   FPSA_CHECK(output.exact.data == nullptr || plan.spec().precision != Precision::kInt8,
              "exact: it is for the backward, which INT8 attention does not have; plan with another precision");
-  FPSA_CHECK(std::isfinite(softmax_scale), "scale: must be finite, got ", softmax_scale);
+  FPSA_CHECK(std::isfinite(softmax_scale), "softmax_scale: must be finite, got ", softmax_scale);
 }
 
 // As many workers as there are, as the workspace has scratch for, and as have a block to compute.
@@ -261,7 +261,7 @@ int count_workers(const AttentionPlan& plan, int64_t batch, std::span<std::byte>
   FPSA_CHECK(address != 0 && address % kWorkspaceAlignment == 0,
              "workspace: expected an address that is a multiple of ", kWorkspaceAlignment, ", got ", workspace.data());
   const int64_t room = 1 + (bytes - least) / plan.scratch_stride();
-  const int64_t blocks = plan.blocks_before(batch * plan.spec().heads);
+  const int64_t blocks = plan.blocks_before(plan.jobs(batch));
   return static_cast<int>(std::min({int64_t{most}, room, blocks}));
 }
 
@@ -274,8 +274,7 @@ void execute(const AttentionPlan& plan, int64_t batch, const Inputs* inputs, con
 }
 
 bool nothing_to_do(const AttentionPlan& plan, int64_t batch) {
-  FPSA_CHECK(batch >= 0, "batch: expected 0 or more, got ", batch);
-  return batch == 0 || plan.queries() == 0;
+  return plan.jobs(batch) == 0 || plan.queries() == 0;
 }
 
 }  // namespace

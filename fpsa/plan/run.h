@@ -33,16 +33,18 @@ struct Codes {
 };
 
 /// out = softmax(softmax_scale q k^T over the plan's visible keys) v.
-///   Shapes    q, out [B,H,Lq,D]; k, v [B,H,Lk,D]; B = batch, which may be 0
-///   Layout    workspace kWorkspaceAlignment-aligned, of plan.workspace_bytes(batch, workers) bytes or more, where
+///   Shapes    q, out [B,H,Lq,D]; k, v [B,H,Lk,D]; B = batch, 0 or more, as AttentionPlan::jobs() bounds it
+///   Layout    data aligned to its element; workspace kWorkspaceAlignment-aligned, of plan.workspace_bytes(batch,
+///   workers) bytes or more, where
 ///             workers is the runner's number or fewer: as many are used as it has room for
-///   Requires  no output overlaps an input, another output or the workspace
+///   Requires  no output overlaps an input, another output or the workspace. Of this only an `out` that begins where an
+///             input does is detected
 ///   Edges     kernel/attention.h
 ///   Numerics  kernel/attention.h and kernel/quantize.h
 ///   Threads   on the runner; nothing is allocated. The bytes do not depend on the number of workers. One plan may run
 ///             on many threads, each with its own workspace
-///   Errors    fpsa::Error: a missing pointer, an output that is an input, `exact` of an INT8 plan, a scale that is
-///             not finite, a workspace that is misaligned or too small for one worker
+///   Errors    fpsa::Error: a missing pointer, `out` equal to an input, a batch as for jobs(), `exact` of an INT8 plan,
+///             a softmax_scale that is not finite, a workspace that is misaligned or too small for one worker
 void run(const AttentionPlan& plan, int64_t batch, const Inputs& inputs, float softmax_scale, const Output& output,
          std::span<std::byte> workspace, ParallelRunner& runner);
 

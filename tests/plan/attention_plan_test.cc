@@ -64,6 +64,36 @@ TEST(AttentionPlan, WorkspaceGrowsByScratchWithThreadsAndStopsGrowingWithBatch) 
   EXPECT_LT(plan.workspace_bytes(2000, 1), int64_t{40} << 20);
 }
 
+TEST(AttentionPlan, TheLargestBatchIsTheLastThatCanBeCounted) {
+  AttentionSpec spec;
+  spec.heads = 4;
+  // Each of the three sums that the bound covers is the largest in one of these.
+  for (const auto& [queries, keys] : {std::pair<int64_t, int64_t>{5, 4000}, {96, 10}, {0, 1}}) {
+    const AttentionPlan plan(queries, keys, spec);
+    const int64_t most = (int64_t{1} << 62) / (4 * (queries + keys + 256));
+    EXPECT_EQ(plan.jobs(most), 4 * most);
+    const int64_t units = plan.blocks_before(plan.jobs(most)), rows = std::max({queries, keys, spec.dim});
+    EXPECT_LE(units, int64_t{1} << 62);
+    EXPECT_LE(plan.jobs(most), (int64_t{1} << 62) / rows);
+    EXPECT_LE(plan.jobs(most), ((int64_t{1} << 62) - units) / (plan.chunks() + 3));
+    EXPECT_EQ(plan.workspace_bytes(most, 1), plan.workspace_bytes(1000, 1));
+    for (const int64_t batch : {most + 1, int64_t{1} << 62, (int64_t{1} << 62) + 1, INT64_MAX}) {
+      const auto text = join("batch: expected at most ", most, " for this plan, got ", batch);
+      EXPECT_EQ(message_of([&] { plan.jobs(batch); }), text);
+      EXPECT_EQ(message_of([&] { plan.workspace_bytes(batch, 1); }), text);
+    }
+  }
+}
+
+TEST(AttentionPlan, TheLargestWorkspaceCanBeCounted) {
+  AttentionSpec spec;
+  spec.dim = 256;
+  spec.heads = int64_t{1} << 20;
+  spec.isa = kernel::Isa::kReference;  // whose scratch grows with the keys
+  const AttentionPlan plan(1, pattern::kMaxTokens, spec);
+  EXPECT_GE(plan.workspace_bytes(64, 4096), 4096 * 4 * pattern::kMaxTokens);
+}
+
 TEST(AttentionPlan, ErrorsNameTheArgument) {
   const auto dense = geometry_of(pattern::dense(kGrid, kTile), kGrid, kTile);
   const auto two_heads =
@@ -76,7 +106,7 @@ TEST(AttentionPlan, ErrorsNameTheArgument) {
   };
   says("no error", dense, [](AttentionSpec&) {});
   says("heads: expected 1 to 2^20, got 0", dense, [](AttentionSpec& s) { s.heads = 0; });
-  says("dim: expected a multiple of 8 from 8 to 256, got 12", dense, [](AttentionSpec& s) { s.dim = 12; });
+  says("head_dim: expected a multiple of 8 from 8 to 256, got 12", dense, [](AttentionSpec& s) { s.dim = 12; });
   says("got 0", dense, [](AttentionSpec& s) { s.dim = 0; });
   says("got 264", dense, [](AttentionSpec& s) { s.dim = 264; });
   says("smooth_keys: expected false at precision none", dense, [](AttentionSpec& s) { s.smooth_keys = true; });
@@ -93,7 +123,10 @@ TEST(AttentionPlan, ErrorsNameTheArgument) {
   EXPECT_NE(cross(5, int64_t{1} << 31, Precision::kNone).find("keys: expected"), std::string::npos);
   EXPECT_NE(cross(5, 5, Precision::kE4m3).find("precision: quantisation needs a grid"), std::string::npos);
   const AttentionPlan plan(5, 5, {});
-  EXPECT_NE(message_of([&] { plan.workspace_bytes(1, 0); }).find("threads: expected"), std::string::npos);
+  EXPECT_NE(message_of([&] { plan.workspace_bytes(1, 0); }).find("threads: expected 1 to 4096, got 0"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { plan.workspace_bytes(1, 4097); }).find("threads: expected 1 to 4096, got 4097"),
+            std::string::npos);
   EXPECT_NE(message_of([&] { plan.workspace_bytes(-1, 1); }).find("batch: expected"), std::string::npos);
 }
 

@@ -209,14 +209,16 @@ TEST(Run, ErrorsNameTheArgument) {
   };
   says("no error", [](Arguments&) {});
   says("batch: expected 0 or more, got -1", [](Arguments& a) { a.batch = -1; });
+  says("batch: expected at most ", [](Arguments& a) { a.batch = int64_t{1} << 62; });  // 2 heads: 2^63 jobs
+  says("batch: expected at most ", [](Arguments& a) { a.batch = INT64_MAX; });
   says("q: expected a pointer", [](Arguments& a) { a.inputs.q.data = nullptr; });
   says("k: expected a pointer", [](Arguments& a) { a.inputs.k.data = nullptr; });
   says("v: expected a pointer", [](Arguments& a) { a.inputs.v.data = nullptr; });
   says("out: expected a pointer", [](Arguments& a) { a.output.out.data = nullptr; });
   says("out: must not share memory with q", [](Arguments& a) { a.inputs.q.data = a.output.out.data; });
   says("out: must not share memory with v", [](Arguments& a) { a.inputs.v.data = a.output.out.data; });
-  says("scale: must be finite", [](Arguments& a) { a.scale = std::numeric_limits<float>::infinity(); });
-  says("scale: must be finite", [](Arguments& a) { a.scale = std::numeric_limits<float>::quiet_NaN(); });
+  says("softmax_scale: must be finite", [](Arguments& a) { a.scale = std::numeric_limits<float>::infinity(); });
+  says("softmax_scale: must be finite", [](Arguments& a) { a.scale = std::numeric_limits<float>::quiet_NaN(); });
   says("workspace: expected at least", [](Arguments& a) { a.workspace = {}; });
   says("workspace: expected at least",
        [&](Arguments& a) { a.workspace = a.workspace.first(static_cast<size_t>(plan.workspace_bytes(1, 1)) - 1); });
