@@ -77,9 +77,9 @@ void check_struct(const T* args, const char* name, const char* init) {
 }
 
 kernel::Isa level_of(std::string_view name) {
-  std::string names;
+  std::string names = "auto";
   for (const kernel::Isa isa : kernel::all_isas()) {
-    names += join(names.empty() ? "" : ", ", kernel::isa_name(isa));
+    names += join(", ", kernel::isa_name(isa));
     if (kernel::isa_name(isa) != name) continue;
     if (isa > kernel::detected_isa())
       throw Unsupported(join("isa: '", name, "' needs ", kernel::isa_requirements(isa),
@@ -117,7 +117,9 @@ plan::AttentionSpec spec_of(const fpsa_spec* from) {
   spec.precision = precision_of(from->precision);
   FPSA_CHECK(from->smooth_keys == 0 || from->smooth_keys == 1, "smooth_keys: expected 0 or 1, got ", from->smooth_keys);
   spec.smooth_keys = from->smooth_keys == 1;
-  if (from->isa != nullptr) spec.isa = level_of(from->isa);
+  if (from->isa != nullptr && std::string_view(from->isa) != "auto") spec.isa = level_of(from->isa);
+  // Here and not only where a plan is made: the makers of masks size arrays by the heads.
+  plan::check_spec(spec);
   return spec;
 }
 

@@ -85,7 +85,7 @@ typedef struct fpsa_spec {
   fpsa_precision precision; /* quantisation needs a geometry */
   int32_t smooth_keys;      /* 1: subtract the mean of the keys before they are quantised, which changes nothing but
                                the error; for INT8 and E4M3. 0: do not */
-  const char* isa;          /* a level by name; null: the current one */
+  const char* isa;          /* a level by name; null or "auto": the current one */
 } fpsa_spec;
 #define FPSA_SPEC_INIT \
   { sizeof(fpsa_spec), 1, 64, FPSA_F32, FPSA_PRECISION_NONE, 0, NULL }
@@ -144,7 +144,8 @@ FPSA_API double fpsa_plan_density(const fpsa_plan* plan);
 FPSA_API fpsa_status fpsa_plan_flops(const fpsa_plan* plan, int64_t batch, int64_t* flops);
 /* The kernel that runs, "attention_fwd_<dtype>_<isa>"; lives for ever. Null for a null plan. */
 FPSA_API const char* fpsa_plan_kernel(const fpsa_plan* plan);
-/* Bytes of workspace of a run with this batch on so many threads. */
+/* Bytes of workspace of a run with this batch on so many threads.
+ *   Errors    FPSA_INVALID_ARGUMENT a batch that fpsa_run does not take, threads outside 1 .. 4096 */
 FPSA_API fpsa_status fpsa_plan_workspace_bytes(const fpsa_plan* plan, int64_t batch, int32_t threads, size_t* bytes);
 
 /* ---- threads ---- */
@@ -160,7 +161,8 @@ FPSA_API void fpsa_threads_destroy(fpsa_threads* pool);
 /* ---- run ---- */
 
 /* A [B,H,L,D] array: element (b, h, l, d) lies at b * batch_stride + h * head_stride + l * token_stride + d. So
- * [B,L,H,D] is another choice of strides: L*H*D, D, H*D. bf16 elements are the upper halves of f32, as uint16_t. */
+ * [B,L,H,D] is another choice of strides: L*H*D, D, H*D. data is aligned to its element: 4 bytes for f32, 2 for bf16,
+ * whose elements are the upper halves of f32, as uint16_t. */
 typedef struct fpsa_tensor {
   const void* data;
   int64_t batch_stride, head_stride, token_stride;
@@ -174,9 +176,9 @@ typedef struct fpsa_output {
 /* Start from FPSA_RUN_INIT, which sets struct_bytes. */
 typedef struct fpsa_run_args {
   size_t struct_bytes;
-  int64_t batch;       /* B, 0 or more */
+  int64_t batch;       /* B, 0 to 2^62 / (H * (Lq + Lk + 256)) */
   fpsa_tensor q, k, v; /* q [B,H,Lq,D]; k, v [B,H,Lk,D]; raster order */
-  fpsa_output out;     /* [B,H,Lq,D], raster order; overlaps nothing */
+  fpsa_output out;     /* [B,H,Lq,D], raster order */
   float* lse;          /* [B,H,Lq] contiguous, natural log; or null */
   float* row_max;      /* [B,H,Lq] contiguous, the maximum that the softmax subtracted, in log2 units; or null */
   float softmax_scale; /* 0 means 1/sqrt(D) */
@@ -191,7 +193,8 @@ typedef struct fpsa_run_args {
   }
 
 /* out = softmax(softmax_scale q k^T over the visible keys) v.
- *   Requires  out, lse, row_max and the workspace overlap neither each other nor q, k, v
+ *   Requires  out, lse, row_max and the workspace overlap neither each other nor q, k, v. Only an out that begins where
+ *             q, k or v does is detected
  *   Edges     no visible key: out 0, lse and row_max -inf. A visible score that is NaN or +inf makes its row NaN
  *   Numerics  scores and sums in F32. The bytes depend on the plan and the values alone, not on layout or threads
  *   Threads   any number of threads may run one plan at a time, each with its own workspace. Runs on one fpsa_threads

@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <initializer_list>
+#include <utility>
+
 #include "tests/capi/problem.h"
 #include "tests/plan/allocation_count.h"
 
@@ -11,8 +14,14 @@ using testing_support::kWindow;
 
 TEST(CapiAllocation, ARunMakesNone) {
   testing_support::ThreadsHolder pool(3);
-  for (const fpsa_precision precision : {FPSA_PRECISION_NONE, FPSA_PRECISION_E4M3, FPSA_PRECISION_INT8}) {
-    const fpsa_spec spec = testing_support::spec_of(FPSA_F32, precision);
+  for (const auto& [precision, smooth_keys] :
+       std::initializer_list<std::pair<fpsa_precision, int32_t>>{{FPSA_PRECISION_NONE, 0},
+                                                                 {FPSA_PRECISION_E4M3, 0},
+                                                                 {FPSA_PRECISION_E4M3, 1},
+                                                                 {FPSA_PRECISION_INT8, 0},
+                                                                 {FPSA_PRECISION_INT8, 1}}) {
+    fpsa_spec spec = testing_support::spec_of(FPSA_F32, precision);
+    spec.smooth_keys = smooth_keys;
     testing_support::PlanHolder holder;
     ASSERT_EQ(fpsa_plan_sliding_tile(&spec, &kGeometry, &kWindow, &holder.plan), FPSA_OK);
     testing_support::Problem problem(holder.plan, FPSA_F32, 3);

@@ -24,28 +24,37 @@ inline fpsa_spec spec_of(fpsa_dtype dtype = FPSA_F32, fpsa_precision precision =
   return spec;
 }
 
-/// Q, K, V and the result of one batch entry, [L,H,D] of F32 or (the bits of) BF16, with the arguments of a run.
+/// Q, K, V and the result, F32 or (the bits of) BF16, with the arguments of a run: K and the result as [B,H,L,D], the
+/// others as [B,L,H,D]. Batches are apart by a gap of another length in each.
 struct Problem {
-  explicit Problem(const fpsa_plan* plan, fpsa_dtype dtype = FPSA_F32, int32_t threads = 1, uint64_t seed = 5) {
-    const int64_t element = dtype == FPSA_F32 ? 4 : 2;
-    std::mt19937 random(static_cast<uint32_t>(seed));
+  explicit Problem(const fpsa_plan* plan, fpsa_dtype dtype = FPSA_F32, int32_t threads = 1, int64_t batch = 1) {
+    args.batch = batch;
+    set_strides(args.q, 16, false);
+    set_strides(args.k, 48, true);
+    set_strides(args.v, 0, false);
+    set_strides(args.out, 32, true);
+    const int64_t words = dtype == FPSA_F32 ? 2 : 1;
+    auto size = [&](const auto& x) { return static_cast<size_t>(batch * x.batch_stride * words); };
+    q.resize(size(args.q));
+    k.resize(size(args.k));
+    v.resize(size(args.v));
+    std::mt19937 random(5);
     for (auto* x : {&q, &k, &v}) {
-      x->resize(static_cast<size_t>(kTokens * kHeads * kDim * element / 2));
       // As BF16 and as the upper half of an F32: below 2 in magnitude.
       for (size_t i = 0; i < x->size(); ++i)
         (*x)[i] = static_cast<uint16_t>((random() & 0x80ffu) | 0x3f00u);
     }
-    out.assign(q.size(), 0xa5a5);
-    lse.assign(static_cast<size_t>(kHeads * kTokens), 7.0f);
+    out.assign(size(args.out), 0xa5a5);
+    lse.assign(static_cast<size_t>(batch * kHeads * kTokens), 7.0f);
     row_max = lse;
-    args.q = source(q);
-    args.k = source(k);
-    args.v = source(v);
-    args.out = {out.data(), kTokens * kHeads * kDim, kDim, kHeads * kDim};
+    args.q.data = q.data();
+    args.k.data = k.data();
+    args.v.data = v.data();
+    args.out.data = out.data();
     args.lse = lse.data();
     args.row_max = row_max.data();
     size_t bytes = 0;
-    fpsa_plan_workspace_bytes(plan, 1, threads, &bytes);
+    fpsa_plan_workspace_bytes(plan, batch, threads, &bytes);
     workspace.reserve(static_cast<int64_t>(bytes));
     args.workspace = workspace.bytes().data();
     args.workspace_bytes = bytes;
@@ -59,8 +68,11 @@ struct Problem {
   fpsa_run_args args = FPSA_RUN_INIT;
 
  private:
-  static fpsa_tensor source(const std::vector<uint16_t>& x) {
-    return {x.data(), kTokens * kHeads * kDim, kDim, kHeads * kDim};
+  template <class Tensor>
+  static void set_strides(Tensor& x, int64_t gap, bool heads_first) {
+    x.batch_stride = kTokens * kHeads * kDim + gap;
+    x.head_stride = heads_first ? kTokens * kDim : kDim;
+    x.token_stride = heads_first ? kDim : kHeads * kDim;
   }
 };
 
