@@ -6,10 +6,10 @@
 #include <cmath>
 
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/smoothing.h"
 #include "fpsa/ops/parallel.h"
 #include "fpsa/ops/views.h"
 #include "fpsa/plan/prepass.h"
-#include "fpsa/plan/quantize.h"
 
 namespace fpsa::app::bench {
 namespace {
@@ -38,43 +38,40 @@ std::vector<kernel::QueryBlock> probes(const kernel::Visibility& visibility, int
   return found;
 }
 
-// One tensor's codes, in tile order, and their scales.
-struct Codes {
-  at::Tensor codes, scale, row_scale;  // [1,H,L,D]; per group or channel; [1,H,L], by groups only
-};
-
-plan::QuantizeSource source_of(const at::Tensor& x) {
-  return {ops::source_of(x), ops::kernel_dtype(x.scalar_type()), x.size(0), x.size(2), x.size(3)};
+// A [1,L,1,D] tensor in tile order.
+kernel::QuantizeInput coder_input(const at::Tensor& x, const ops::Plan& plan) {
+  return {ops::rows_of(x, 0, 0, plan.order().to_raster().data()), ops::kernel_dtype(x.scalar_type()), x.size(1),
+          x.size(3)};
 }
 
-Codes quantize(const at::Tensor& x, const ops::Plan& plan, const Format& format, bool by_channel) {
-  const int64_t heads = x.size(2), tokens = x.size(1), dim = x.size(3);
-  Codes made = {at::empty({1, heads, tokens, dim}, at::kByte),
-                at::empty({1, heads, by_channel ? dim : plan.groups().count}, at::kFloat),
-                at::empty({1, heads, by_channel ? 0 : tokens}, at::kFloat)};
-  const auto& kernel = kernel::quantize(format.dtype).kernel;
-  auto* codes = made.codes.mutable_data_ptr<uint8_t>();
-  auto* scale = made.scale.mutable_data_ptr<float>();
-  ops::TorchRunner runner;
-  if (by_channel)
-    plan::quantize_channels(kernel, plan, source_of(x), codes, scale, runner);
-  else
-    plan::quantize_tokens(kernel, plan, source_of(x), codes, scale, made.row_scale.mutable_data_ptr<float>(), runner);
-  return made;
-}
-
+// Every entry makes the same codes, so those of the reference show an error of the others.
 void set_codes(KernelHead& made, const Inputs& inputs, const ops::Plan& plan, const Format& format) {
-  const auto q = quantize(inputs.q, plan, format, false), k = quantize(inputs.k, plan, format, false);
-  const auto v = quantize(inputs.v, plan, format, true);
+  const auto& coder = kernel::quantize_at(format.dtype, kernel::Isa::kReference).kernel;
   kernel::AttentionHead& head = made.head;
-  head.q = {q.codes.const_data_ptr(), head.dim, nullptr};
-  head.k = {k.codes.const_data_ptr(), head.dim, nullptr};
-  head.v = {v.codes.const_data_ptr(), head.dim, nullptr};
-  head.q_scale = q.row_scale.const_data_ptr<float>();
-  head.k_scale = k.row_scale.const_data_ptr<float>();
-  head.v_scale = v.scale.const_data_ptr<float>();
-  for (const auto& x : {q, k, v})
-    made.storage.insert(made.storage.end(), {x.codes, x.scale, x.row_scale});
+  const auto bytes = [&] { return made.storage.emplace_back(at::empty({head.keys, head.dim}, at::kByte)); };
+  const auto floats = [&](int64_t n) {
+    return made.storage.emplace_back(at::empty({n}, at::kFloat)).mutable_data_ptr<float>();
+  };
+  const auto by_token = [&](const kernel::QuantizeInput& in, kernel::RowsView& rows, const float*& row_scale) {
+    auto* codes = bytes().mutable_data_ptr<uint8_t>();
+    float* scale = floats(head.keys);
+    coder.tokens(in, plan.groups().of_token.data(), plan.groups().count, codes, floats(plan.groups().count), scale);
+    rows = {codes, head.dim, nullptr};
+    row_scale = scale;
+  };
+  by_token(coder_input(inputs.q, plan), head.q, head.q_scale);
+  auto keys = coder_input(inputs.k, plan);
+  if (format.smooth_keys) {
+    float* mean = floats(head.dim);
+    kernel::key_means(keys, mean);
+    keys.mean = mean;
+  }
+  by_token(keys, head.k, head.k_scale);
+  auto* codes = bytes().mutable_data_ptr<uint8_t>();
+  float* scale = floats(head.dim);
+  coder.channels(coder_input(inputs.v, plan), codes, scale);
+  head.v = {codes, head.dim, nullptr};
+  head.v_scale = scale;
 }
 
 }  // namespace
@@ -94,10 +91,10 @@ Inputs make_inputs(const Shape& shape, at::ScalarType type) {
 const std::vector<Format>& formats() {
   using kernel::Dtype;
   static const std::vector<Format> all = {
-      {Dtype::kF32, ops::Precision::kNone, at::kFloat, kF32Limit},
-      {Dtype::kBf16, ops::Precision::kNone, at::kBFloat16, kBf16Limit},
-      {Dtype::kE4m3, ops::Precision::kE4m3, at::kBFloat16, kE4m3Limit},
-      {Dtype::kInt8, ops::Precision::kInt8, at::kBFloat16, kInt8Limit},
+      {Dtype::kF32, ops::Precision::kNone, at::kFloat, false, kF32Limit},
+      {Dtype::kBf16, ops::Precision::kNone, at::kBFloat16, false, kBf16Limit},
+      {Dtype::kE4m3, ops::Precision::kE4m3, at::kBFloat16, false, kE4m3Limit},
+      {Dtype::kInt8, ops::Precision::kInt8, at::kBFloat16, true, kInt8Limit},
   };
   return all;
 }
@@ -134,9 +131,8 @@ std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const o
   const auto turns = at::tensor({1.0f, 0.0f}).repeat({tokens, dim / 2});
   const auto codes = at::empty({3, tokens * width}, at::kByte);
   const auto scales = at::empty({2 * tokens * heads + width}, at::kFloat);
-  const auto scratch =
-      at::empty({plan::prepass_workspace_bytes(*plan, 1, heads, dim, /*smooth_keys=*/false)}, at::kByte);
-  return [=, &kernel = kernel::prepass(format.dtype).kernel] {
+  const auto scratch = at::empty({plan::prepass_workspace_bytes(*plan, 1, heads, dim, format.smooth_keys)}, at::kByte);
+  return [=, &kernel = kernel::prepass(format.dtype).kernel, smooth_keys = format.smooth_keys] {
     const auto of = [&](const at::Tensor& x, const float* norm) {
       return plan::Projection{x.const_data_ptr(), tokens * width, width, norm};
     };
@@ -149,7 +145,8 @@ std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const o
                                         heads,
                                         dim,
                                         1e-6f,
-                                        turns.const_data_ptr<float>()};
+                                        turns.const_data_ptr<float>(),
+                                        smooth_keys};
     auto* code = codes.mutable_data_ptr<uint8_t>();
     auto* scale = scales.mutable_data_ptr<float>();
     const plan::PrepassOutput output{code,  code + tokens * width,  code + 2 * tokens * width,

@@ -34,6 +34,7 @@ struct Format {
   kernel::Dtype dtype;
   ops::Precision precision;
   at::ScalarType input;  // of the tensors that the operator takes
+  bool smooth_keys;      // as the engine codes them (accel/fps.cc): it costs INT8 a pass over K
   double error_limit;    // relative L2 distance from the reference on the same codes
 
   std::string name() const { return std::string(kernel::dtype_name(dtype)); }

@@ -123,6 +123,7 @@ Entrant Session::own(const std::string& group, const Shape& shape, const std::st
   item.operations = static_cast<double>(pattern::attention_flops(plan->mask(), plan->order(), shape.heads, shape.dim));
   ops::AttentionOptions how;
   how.precision = format.precision;
+  how.smooth_keys = format.smooth_keys;
   const auto inputs = make_inputs(shape, format.input);
   const auto call = [inputs, plan, how] { return ops::attention(inputs.q, inputs.k, inputs.v, *plan, how); };
   entrant.contender.most = sizes_.samples;
