@@ -8,6 +8,7 @@
 
 #include "fpsa/app/bench_backward.h"
 #include "fpsa/app/bench_session.h"
+#include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/machine.h"
 #include "fpsa/base/check.h"
@@ -75,7 +76,8 @@ void bench_kernels(Session& session) {
     for (const auto& entry : kernel::attention_fwd_entries()) {
       if (entry.isa > kernel::current_isa()) continue;
       const Format& format = format_of(entry.dtype);
-      const auto head = kernel_head(make_inputs(shape, format.input), *plan, format);
+      const auto inputs = make_inputs(shape, format.input);
+      const auto head = kernel_head(inputs, *plan, format);
       auto blocks = plan->visibility(0).blocks();
       if (entry.isa == kernel::Isa::kReference) blocks = blocks.first(1);
       const auto memory = [](int64_t bytes) { return at::empty({std::max<int64_t>(bytes, 64)}, at::kByte); };
@@ -96,7 +98,17 @@ void bench_kernels(Session& session) {
       entrant.result.isa = kernel::isa_name(entry.isa);
       entrant.result.threads = 1;
       entrant.result.operations = 4.0 * static_cast<double>(blocks.back().end * shape.tokens() * dim);
-      entrant.contender = {[call](int repeats) { return time_calls(repeats, call); }, 2};
+      entrant.contender.most = 2;
+      entrant.contender.run = attempt([&]() -> std::function<Sample(int)> {
+        // The reference is what the others are held against.
+        if (entry.isa != kernel::Isa::kReference) {
+          call();
+          const auto expected = reference_rows(inputs, *plan, format);
+          const auto got = out.index_select(0, at::tensor(at::ArrayRef<int64_t>(expected.positions)));
+          entrant.result.error = check_rows(got, expected, format.error_limit, entrant.result.name);
+        }
+        return [call](int repeats) { return time_calls(repeats, call); };
+      });
       entrants.push_back(std::move(entrant));
     }
     session.race(std::move(entrants), compare_rungs);
@@ -140,6 +152,18 @@ void bench_dense(Session& session) {
   }
 }
 
+// torch's number of threads while it lives.
+class ThreadCount {
+ public:
+  explicit ThreadCount(int threads) : before_(at::get_num_threads()) { at::set_num_threads(threads); }
+  ~ThreadCount() { at::set_num_threads(before_); }
+  ThreadCount(const ThreadCount&) = delete;
+  ThreadCount& operator=(const ThreadCount&) = delete;
+
+ private:
+  int before_;
+};
+
 // One thread and all of them: attention, and the peak loop of its instruction as the yardstick.
 void bench_scaling(Session& session) {
   auto& report = session.report();
@@ -156,11 +180,9 @@ void bench_scaling(Session& session) {
   all.result.name += join("/threads", threads);
   one.result.name += "/threads1";
   one.result.threads = 1;
-  one.contender.run = [run = all.contender.run, threads](int repeats) {
-    at::set_num_threads(1);
-    const Sample sample = run(repeats);
-    at::set_num_threads(threads);
-    return sample;
+  one.contender.run = [run = all.contender.run](int repeats) {
+    const ThreadCount alone(1);
+    return run(repeats);
   };
   const auto cases = session.race({one, all});
   report.ratio("threads_scaling", &cases[0], &cases[1]);
@@ -249,10 +271,13 @@ void bench_prepass(Session& session) {
     alone.result.isa = kernel::isa_name(entry.isa);
     alone.result.operations = 0;
     alone.result.error.reset();
-    alone.contender = {[call = prepass_call(make_inputs(shape, format.input), plan, format)](int repeats) {
-                         return time_calls(repeats, call);
-                       },
-                       sizes.samples};
+    alone.contender.most = sizes.samples;
+    alone.contender.run = attempt([&] {
+      const PrepassCall call(make_inputs(shape, format.input), plan, format);
+      call.run();
+      call.check(alone.result.name);
+      return [call](int repeats) { return time_calls(repeats, [&] { call.run(); }); };
+    });
     const auto cases = session.race({alone, whole}, [](std::vector<Case>& raced) {
       if (!raced[0].failed() && !raced[1].failed())
         raced[0].more["share"] = raced[0].timing.seconds / raced[1].timing.seconds;
@@ -353,10 +378,10 @@ void run_attention_bench(const AttentionBenchOptions& options) {
     if (!options.only.empty() && options.only != group.name) continue;
     try {
       group.run(session);
-    } catch (const Error& error) {
-      report.failure(join(group.name, ": ", error.what()));
-    } catch (const c10::Error& error) {
-      report.failure(join(group.name, ": ", error.what_without_backtrace()));
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const std::exception& error) {
+      report.failure(join(group.name, ": ", message_of(error)));
     }
   }
   report.print_summary();

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 
 #include "fpsa/app/bench_peer.h"
+#include "fpsa/app/failure.h"
 #include "fpsa/io/json.h"
 
 #if defined(__x86_64__)
@@ -109,7 +110,7 @@ int serve_peer(int threads) {
     try {
       reply = answer(io::parse_json(line, "request"), calls);
     } catch (const std::exception& error) {
-      reply = {{"error", error.what()}};
+      reply = {{"error", message_of(error)}};
     }
     std::cout << reply << std::endl;
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/smoothing.h"
@@ -24,6 +25,8 @@ constexpr double kE4m3Limit = 0.0142;
 // 255 * 2^-7 * e = 5.4. The reference rounds all of them under the last m, with an error of 1/sqrt(12); a kernel those
 // before the last rise of m with half of that.
 constexpr double kInt8Limit = 0.0598;
+
+constexpr float kNormEps = 1e-6f;  // of the pre-pass's RMSNorm
 
 // Three stretches of positions in tile order.
 std::vector<kernel::QueryBlock> probes(const kernel::Visibility& visibility, int64_t tokens) {
@@ -124,37 +127,77 @@ KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format
   return made;
 }
 
-std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format) {
+PrepassCall::PrepassCall(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format)
+    : inputs_(inputs), plan_(std::move(plan)), format_(format) {
   const int64_t tokens = inputs.q.size(1), heads = inputs.q.size(2), dim = inputs.q.size(3), width = heads * dim;
-  // A weight of ones and no turn take the time of any others.
-  const auto weight = at::ones({width}, at::kFloat);
-  const auto turns = at::tensor({1.0f, 0.0f}).repeat({tokens, dim / 2});
-  const auto codes = at::empty({3, tokens * width}, at::kByte);
-  const auto scales = at::empty({2 * tokens * heads + width}, at::kFloat);
-  const auto scratch = at::empty({plan::prepass_workspace_bytes(*plan, 1, heads, dim, format.smooth_keys)}, at::kByte);
-  return [=, &kernel = kernel::prepass(format.dtype).kernel, smooth_keys = format.smooth_keys] {
-    const auto of = [&](const at::Tensor& x, const float* norm) {
-      return plan::Projection{x.const_data_ptr(), tokens * width, width, norm};
-    };
-    const float* norm = weight.const_data_ptr<float>();
-    const plan::Projections projections{of(inputs.q, norm),
-                                        of(inputs.k, norm),
-                                        of(inputs.v, nullptr),
-                                        ops::kernel_dtype(inputs.q.scalar_type()),
-                                        1,
-                                        heads,
-                                        dim,
-                                        1e-6f,
-                                        turns.const_data_ptr<float>(),
-                                        smooth_keys};
-    auto* code = codes.mutable_data_ptr<uint8_t>();
-    auto* scale = scales.mutable_data_ptr<float>();
-    const plan::PrepassOutput output{code,  code + tokens * width,  code + 2 * tokens * width,
-                                     scale, scale + tokens * heads, scale + 2 * tokens * heads};
-    ops::TorchRunner runner;
-    plan::prepass(kernel, *plan, projections, output,
-                  {static_cast<std::byte*>(scratch.mutable_data_ptr()), static_cast<size_t>(scratch.numel())}, runner);
+  weight_ = at::linspace(0.5, 1.5, width, at::kFloat);
+  const auto frequency = at::pow(1e4, at::arange(dim / 2, at::kFloat) / (-0.5 * static_cast<double>(dim)));
+  const auto angle = at::outer(at::arange(tokens, at::kFloat), frequency);
+  turns_ = at::stack({angle.cos(), angle.sin()}, 2).view({tokens, dim});
+  codes_ = at::empty({3, tokens * width}, at::kByte);
+  scales_ = at::empty({2 * tokens * heads + width}, at::kFloat);
+  scratch_ = at::empty({plan::prepass_workspace_bytes(*plan_, 1, heads, dim, format.smooth_keys)}, at::kByte);
+}
+
+void PrepassCall::run() const {
+  const int64_t tokens = inputs_.q.size(1), heads = inputs_.q.size(2), dim = inputs_.q.size(3), width = heads * dim;
+  const auto of = [&](const at::Tensor& x, const float* norm) {
+    return plan::Projection{x.const_data_ptr(), tokens * width, width, norm};
   };
+  const float* norm = weight_.const_data_ptr<float>();
+  const plan::Projections projections{of(inputs_.q, norm),
+                                      of(inputs_.k, norm),
+                                      of(inputs_.v, nullptr),
+                                      ops::kernel_dtype(inputs_.q.scalar_type()),
+                                      1,
+                                      heads,
+                                      dim,
+                                      kNormEps,
+                                      turns_.const_data_ptr<float>(),
+                                      format_.smooth_keys};
+  auto* code = codes_.mutable_data_ptr<uint8_t>();
+  auto* scale = scales_.mutable_data_ptr<float>();
+  const plan::PrepassOutput output{code,  code + tokens * width,  code + 2 * tokens * width,
+                                   scale, scale + tokens * heads, scale + 2 * tokens * heads};
+  ops::TorchRunner runner;
+  plan::prepass(kernel::prepass(format_.dtype).kernel, *plan_, projections, output,
+                {static_cast<std::byte*>(scratch_.mutable_data_ptr()), static_cast<size_t>(scratch_.numel())}, runner);
+}
+
+void PrepassCall::check(const std::string& what) const {
+  const int64_t tokens = inputs_.q.size(1), heads = inputs_.q.size(2), dim = inputs_.q.size(3), width = heads * dim;
+  const auto& raster = plan_->order().to_raster();
+  const auto prepared = [&](const at::Tensor& x) {
+    kernel::PrepassInput in;
+    in.x = {x.const_data_ptr(), width, raster.data()};
+    in.dtype = ops::kernel_dtype(x.scalar_type());
+    in.rows = tokens;
+    in.heads = heads;
+    in.dim = dim;
+    in.weight = weight_.const_data_ptr<float>();
+    in.eps = kNormEps;
+    in.turns = turns_.const_data_ptr<float>();
+    const auto rows = at::empty_like(x);
+    kernel::prepass_at(format_.dtype, kernel::Isa::kReference).kernel.prepare(in, 0, tokens, rows.mutable_data_ptr());
+    // Back to raster order, as kernel_head() takes it.
+    const auto order = at::tensor(at::ArrayRef<int32_t>(raster)).to(at::kLong);
+    return at::empty_like(x).index_copy_(1, order, rows);
+  };
+  const auto made = kernel_head({prepared(inputs_.q), prepared(inputs_.k), inputs_.v}, *plan_, format_);
+  const auto& right = made.head;
+  const auto same = [&](const char* name, const auto* got, const auto* expected, int64_t count) {
+    FPSA_CHECK(std::memcmp(got, expected, static_cast<size_t>(count) * sizeof *got) == 0, what, ": expected ", name,
+               " with the bits of the reference, got others; no time is reported for a wrong result");
+  };
+  const auto* code = codes_.const_data_ptr<uint8_t>();
+  const auto* scale = scales_.const_data_ptr<float>();
+  const auto codes_of = [](const kernel::RowsView& rows) { return static_cast<const uint8_t*>(rows.data); };
+  same("codes of Q", code, codes_of(right.q), tokens * dim);
+  same("codes of K", code + tokens * width, codes_of(right.k), tokens * dim);
+  same("codes of V", code + 2 * tokens * width, codes_of(right.v), tokens * dim);
+  same("scales of Q", scale, right.q_scale, tokens);
+  same("scales of K", scale + tokens * heads, right.k_scale, tokens);
+  same("scales of V", scale + 2 * tokens * heads, right.v_scale, dim);
 }
 
 Rows reference_rows(const Inputs& inputs, const ops::Plan& plan, const Format& format) {
@@ -173,8 +216,10 @@ Rows reference_rows(const Inputs& inputs, const ops::Plan& plan, const Format& f
     to.out = out.mutable_data_ptr();
     to.stride = head.dim;
     kernel.run(head, packed.const_data_ptr(), block, to, scratch.mutable_data_ptr());
-    for (int32_t i = block.begin; i < block.end; ++i)
+    for (int32_t i = block.begin; i < block.end; ++i) {
       rows.raster.push_back(plan.order().to_raster()[static_cast<size_t>(i)]);
+      rows.positions.push_back(i);
+    }
     values.push_back(out.narrow(0, block.begin, block.end - block.begin));
   }
   rows.values = at::cat(values).to(at::kDouble);

@@ -52,12 +52,28 @@ struct KernelHead {
 KernelHead kernel_head(const Inputs& inputs, const ops::Plan& plan, const Format& format);
 
 /// The pass of an 8-bit format before its kernel: norm, rotation, tile order, scales, codes.
-std::function<void()> prepass_call(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format);
+class PrepassCall {
+ public:
+  PrepassCall(const Inputs& inputs, std::shared_ptr<const ops::Plan> plan, const Format& format);
+  void run() const;
+  /// Holds the codes and scales of head 0 against the reference's coder on rows that the reference normed and rotated.
+  ///   Numerics  every bit: kernel/prepass.h promises it
+  ///   Errors    fpsa::Error naming `what` and the tensor that differs
+  void check(const std::string& what) const;
+
+  const at::Tensor& codes() const { return codes_; }
+
+ private:
+  Inputs inputs_;
+  std::shared_ptr<const ops::Plan> plan_;
+  Format format_;
+  at::Tensor weight_, turns_, codes_, scales_, scratch_;
+};
 
 /// Some rows of head 0, at their raster positions.
 struct Rows {
-  std::vector<int64_t> raster;
-  at::Tensor values;  // [rows, D] F64
+  std::vector<int64_t> raster, positions;  // positions: the same rows in tile order
+  at::Tensor values;                       // [rows, D] F64
 };
 
 /// The first, middle and last rows in tile order, by the reference kernel on the codes of the format.

@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "fpsa/app/failure.h"
+#include "fpsa/app/interrupt.h"
 #include "fpsa/base/check.h"
 
 namespace fpsa::app::bench {
@@ -125,8 +127,10 @@ std::vector<Timing> take_turns(const std::vector<Contender>& contenders, const S
     policy.between();
     try {
       return contenders[i].run(repeats);
-    } catch (const Error& error) {
-      turns[i].failure = error.what();
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const std::exception& error) {
+      turns[i].failure = message_of(error);
       return std::nullopt;
     }
   };

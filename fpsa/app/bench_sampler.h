@@ -72,7 +72,7 @@ struct SamplePolicy {
 /// Warms every contender up, then samples them in turns until each has its number of clean windows, at most
 /// twice as many windows as wanted, and none beyond that number after retry_until.
 ///   Numerics  calls over 2 s are their own warm-up; over 2, 5 and 12 s at most 3, 2 and 1 samples are taken
-///   Errors    a contender that throws fpsa::Error leaves the turns, with its message as failure
+///   Errors    a contender that throws leaves the turns, with its message as failure; Interrupted ends them
 std::vector<Timing> take_turns(const std::vector<Contender>& contenders, const SamplePolicy& policy);
 
 }  // namespace fpsa::app::bench

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iostream>
 
+#include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/machine.h"
 #include "fpsa/base/check.h"
@@ -78,6 +79,16 @@ Contender failing(const std::string& why) {
   return {[why](int) -> Sample { throw Error(why); }};
 }
 
+std::function<Sample(int repeats)> attempt(const std::function<std::function<Sample(int repeats)>()>& prepare) {
+  try {
+    return prepare();
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const std::exception& error) {
+    return failing(message_of(error)).run;
+  }
+}
+
 Session::Session(const AttentionBenchOptions& options)
     : options_(options), sizes_(sizes_of(options.extent)), report_(about(options)) {}
 
@@ -124,21 +135,17 @@ Entrant Session::own(const std::string& group, const Shape& shape, const std::st
   ops::AttentionOptions how;
   how.precision = format.precision;
   how.smooth_keys = format.smooth_keys;
-  const auto inputs = make_inputs(shape, format.input);
-  const auto call = [inputs, plan, how] { return ops::attention(inputs.q, inputs.k, inputs.v, *plan, how); };
   entrant.contender.most = sizes_.samples;
-  try {
+  entrant.contender.run = attempt([&] {
+    const auto inputs = make_inputs(shape, format.input);
+    const auto call = [inputs, plan, how] { return ops::attention(inputs.q, inputs.k, inputs.v, *plan, how); };
     const auto result = call();
     item.kernel = result.kernel;
     item.isa = kernel::isa_name(result.isa);
     const auto expected = reference_rows(inputs, *plan, format);
     item.error = check_rows(rows_of(result.out, expected), expected, format.error_limit, item.name);
-    entrant.contender.run = [call](int repeats) { return time_calls(repeats, call); };
-  } catch (const Error& error) {
-    entrant.contender = failing(error.what());
-  } catch (const c10::Error& error) {
-    entrant.contender = failing(error.what_without_backtrace());
-  }
+    return [call](int repeats) { return time_calls(repeats, call); };
+  });
   return entrant;
 }
 
@@ -148,8 +155,10 @@ void Session::start_peers() {
   const auto start = [&](const char* name, const std::filesystem::path& library) {
     try {
       peers_.push_back(std::make_unique<Peer>(name, library, options_.threads));
-    } catch (const Error& error) {
-      missing_peers_.emplace_back(name, error.what());
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const std::exception& error) {
+      missing_peers_.emplace_back(name, message_of(error));
     }
   };
   start(kTorchShipped, {});
@@ -168,14 +177,12 @@ Entrant Session::torch_entrant(const Case& base, Peer& peer, const PeerCall& cal
   Entrant entrant{base, {}};
   Case& item = entrant.result;
   entrant.contender.most = sizes_.samples;
-  try {
+  entrant.contender.run = attempt([&] {
     at::Tensor out;
     const int id = peer.prepare(call, expected ? expected->raster : std::vector<int64_t>(), expected ? &out : nullptr);
     if (expected) item.error = check_rows(out, *expected, format_of(kernel::Dtype::kBf16).error_limit, item.name);
-    entrant.contender.run = [&peer, id](int repeats) { return peer.sample(id, repeats); };
-  } catch (const Error& error) {
-    entrant.contender = failing(error.what());
-  }
+    return [&peer, id](int repeats) { return peer.sample(id, repeats); };
+  });
   return entrant;
 }
 

@@ -36,6 +36,10 @@ struct Entrant {
   Contender contender;
 };
 
+/// What `prepare` returns: how to time something that it has checked. When it throws, something that fails with the
+/// same message; Interrupted passes.
+std::function<Sample(int repeats)> attempt(const std::function<std::function<Sample(int repeats)>()>& prepare);
+
 /// A contender that has failed already.
 Contender failing(const std::string& why);
 

@@ -56,8 +56,13 @@ void add_bench_command(CLI::App& app) {
   auto* attention = command->add_subcommand("attention", "Attention kernels; about 6 minutes on two cores");
   auto flags = std::make_shared<BenchFlags>();
   add_path(*attention, "--json", flags->options.json, "Write cases and summary to this file");
-  add_integer(*attention, "--threads", flags->threads, 0, 1024, "Threads (0: all processors)");
-  add_text(*attention, "--isa", flags->isa, "Use the kernels of this instruction set level, not the best");
+  add_integer(*attention, "--threads", flags->threads, 0, 1024, "Threads, 0 to 1024 (0: all processors)");
+  std::string levels = "auto";
+  for (const kernel::Isa isa : kernel::all_isas())
+    levels += join("|", kernel::isa_name(isa));
+  // force_isa() checks it: a level that this machine lacks has a message of its own.
+  add_text(*attention, "--isa", flags->isa, "Use the kernels of this instruction set level, not the best")
+      ->type_name(levels);
   add_choice(*attention, "--only", flags->options.only, bench::attention_groups(), "Only this group of cases");
   add_switch(*attention, "--quick", flags->quick, "Tiny shapes, seconds: that everything works, not how fast");
   add_switch(*attention, "--full", flags->full, "Every shape at both head dims");

@@ -44,14 +44,17 @@ std::optional<std::string> out_of_memory(const std::exception& error) {
   return bytes ? "out of memory: " + bytes_text(*bytes) + " could not be allocated" : "out of memory";
 }
 
+std::string message_of(const std::exception& error) {
+  if (const auto text = out_of_memory(error)) return *text + "; smaller inputs need less";
+  if (const auto* torchs = dynamic_cast<const c10::Error*>(&error)) return torchs->what_without_backtrace();
+  return error.what();
+}
+
 Failure failure_of(const std::exception& error) {
   if (const auto* interrupted = dynamic_cast<const Interrupted*>(&error))
     return {"interrupted", interrupted->exit_code()};
   if (dynamic_cast<const UsageError*>(&error)) return {join("error: ", error.what()), kUsage};
-  if (const auto text = out_of_memory(error)) return {"error: " + *text + "; smaller inputs need less", kFailed};
-  if (const auto* torchs = dynamic_cast<const c10::Error*>(&error))
-    return {join("error: ", torchs->what_without_backtrace()), kFailed};
-  return {join("error: ", error.what()), kFailed};
+  return {join("error: ", message_of(error)), kFailed};
 }
 
 }  // namespace fpsa::app

@@ -14,6 +14,9 @@ struct Failure {
   int exit_code = kFailed;
 };
 
+/// What an exception says, without a backtrace and without the allocators' internals.
+std::string message_of(const std::exception& error);
+
 /// The failure that an exception stands for.
 Failure failure_of(const std::exception& error);
 

@@ -29,6 +29,18 @@ std::string full_name(const CLI::App& command) {
   return command.get_parent() ? fpsa::join(full_name(*command.get_parent()), " ", command.get_name()) : "fpsa";
 }
 
+// The command, or the only one below it, that has a flag of exactly this name; null when there is none or several.
+const CLI::App* owner_of_flag(const CLI::App& command, const std::string& flag) {
+  if (command.get_option_no_throw("--" + flag)) return &command;
+  const CLI::App* owner = nullptr;
+  for (const auto* below : command.get_subcommands({})) {
+    const CLI::App* found = below->get_group().empty() ? nullptr : owner_of_flag(*below, flag);
+    if (found && owner) return nullptr;
+    if (found) owner = found;
+  }
+  return owner;
+}
+
 int report_unknown(const CLI::App& app, const std::vector<std::string>& arguments) {
   const auto& command = chosen_command(app);
   for (const auto& argument : arguments) {
@@ -47,8 +59,10 @@ int report_unknown(const CLI::App& app, const std::vector<std::string>& argument
     const auto name = dashes == std::string::npos ? argument : argument.substr(dashes);
     const auto near = fpsa::app::nearest_name(name.substr(0, name.find('=')), known);
     std::cerr << ", got an unknown one; ";
-    if (near) std::cerr << "did you mean " << (is_command ? "" : "--") << *near << "? ";
-    std::cerr << "All: " << full_name(command) << " --help\n";
+    if (near) std::cerr << "did you mean " << (is_command ? "" : "--") << *near << "?; ";
+    if (const auto* owner = is_command ? nullptr : owner_of_flag(command, name.substr(0, name.find('='))))
+      std::cerr << "it goes after '" << full_name(*owner) << "'; ";
+    std::cerr << "all: " << full_name(command) << " --help\n";
   }
   return kUsage;
 }

@@ -71,5 +71,22 @@ TEST(BenchProblem, AWrongRowIsRefusedByName) {
   }
 }
 
+TEST(BenchProblem, ThePrepassHasTheReferencesBitsOrIsRefused) {
+  const auto plan = sparse_plan();
+  for (const Format& format : formats()) {
+    if (!format.eight_bit()) continue;
+    const PrepassCall call(make_inputs(kShape, format.input), plan, format);
+    call.run();
+    EXPECT_NO_THROW(call.check("a call")) << format.name();
+    for (const int64_t part : {0, 1, 2}) {
+      auto code = call.codes()[part][kShape.dim];
+      const auto right = code.clone();
+      code.bitwise_xor_(1);
+      EXPECT_THROW(call.check("a call"), Error) << format.name() << ' ' << part;
+      code.copy_(right);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fpsa::app::bench

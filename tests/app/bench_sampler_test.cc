@@ -1,14 +1,18 @@
 // The rule by which samples count, with contenders whose samples are made up.
 #include "fpsa/app/bench_sampler.h"
 
+#include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <ctime>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "fpsa/app/interrupt.h"
 #include "fpsa/base/check.h"
 
 namespace fpsa::app::bench {
@@ -111,6 +115,23 @@ TEST(BenchSampler, AContenderThatFailsLeavesTheOthersAlone) {
   EXPECT_EQ(calls, 2);
   EXPECT_TRUE(timings[1].failure.empty());
   EXPECT_DOUBLE_EQ(timings[1].seconds, 0.2);
+}
+
+// torch's errors, the allocator's and JSON's are failures as ours are; Ctrl-C is none.
+TEST(BenchSampler, WhateverAContenderThrowsIsItsFailureButForAnInterruption) {
+  const auto throwing = [](auto make) { return Contender{[make](int) -> Sample { throw make(); }}; };
+  const auto timings =
+      take_turns({throwing([] {
+                    return c10::Error({"f", "f.cc", 1}, "torch refused");
+                  }),
+                  throwing([] { return std::bad_alloc(); }), throwing([] { return std::out_of_range("no such call"); }),
+                  scripted({{0.2, kQuiet}})},
+                 {});
+  EXPECT_EQ(timings[0].failure, "torch refused") << "without a backtrace";
+  EXPECT_EQ(timings[1].failure, "out of memory; smaller inputs need less");
+  EXPECT_EQ(timings[2].failure, "no such call");
+  EXPECT_DOUBLE_EQ(timings[3].seconds, 0.2);
+  EXPECT_THROW(timed(throwing([] { return Interrupted(2); })), Interrupted);
 }
 
 TEST(BenchSampler, OnesOwnWorkIsNotThatOfOthers) {

@@ -30,6 +30,26 @@ def quick(binary, tmp_path_factory):
     return done, json.loads((folder / "bench.json").read_text())
 
 
+def test_the_backwards_figure_is_that_of_the_primary_case_and_the_papers_is_in_its_case(quick):
+    _, report = quick
+    cases = [case for case in report["cases"] if case["group"] == "backward"]
+    sparse = [case for case in cases if case["density"] < 1]
+    assert len(sparse) == 2 and sparse[0]["tokens"] != sparse[1]["tokens"]
+    for case in sparse:
+        torch = min(other["seconds"] for other in cases
+                    if other["tokens"] == case["tokens"] and other["kernel"].startswith("torch"))
+        assert case["vs_torch_best"] == pytest.approx(torch / case["seconds"])
+    assert report["summary"]["sparse_backward_vs_torch_best"] == sparse[0]["vs_torch_best"]
+
+
+def test_a_peer_says_what_went_wrong_in_one_line(binary, tmp_path):
+    request = {"prepare": {"grid": [1, 1, 1], "heads": -1, "dim": 8, "heads_first": False, "backward": False, "rows": []}}
+    done = subprocess.run([binary, "bench-peer", "--threads", "1"], input=json.dumps(request) + "\n", cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60)
+    error = json.loads(done.stdout.splitlines()[1])["error"]
+    assert "negative dimension" in error and "Exception raised from" not in error and "frame #" not in error
+
+
 def selected(report, dtype):
     return next(name for name in report["machine"]["kernels"] if name.startswith(f"attention_fwd_{dtype}_"))
 
@@ -71,6 +91,8 @@ def test_every_case_has_its_fields(quick):
         assert case["seconds"] > 0 and case["samples"] and case["spread"] >= 0, case
         assert isinstance(case["disturbed"], bool) and isinstance(case["rejected"], int), case
         assert min(case["samples"]) <= case["seconds"] <= max(case["samples"]), case
+        if case["group"] == "kernels" and case["isa"] != "reference":
+            assert 0 <= case["error"] < (0.06 if case["format"] == "int8" else 0.02), case
         if case["group"] in ("dense", "sparse", "paper"):
             assert 0 <= case["error"] < (0.06 if case["format"] == "int8" else 0.02), case
             assert case["operations"] > 0 and 0 < case["density"] <= 1, case
@@ -106,12 +128,20 @@ def test_the_text_names_machine_kernels_and_torch(quick):
     (("attention", "--isa", "sse9"), "isa: expected one of auto, reference"),
     (("attention", "--quick", "--full"), "at most one of --quick and --full"),
     (("attention", "--quik"), "did you mean --quick"),
-    (("conv",), "conv: expected a command"),
+    (("conv",), "conv: expected a command, got an unknown one; all: fpsa bench --help"),
+    (("--json=x",), "got an unknown one; it goes after 'fpsa bench attention'; all: fpsa bench --help"),
     ((), "expected what to measure: attention"),
 ])
 def test_bad_flags_are_named(fpsa, tmp_path, arguments, words):
     assert_error(fpsa("bench", *arguments), USAGE, words)
     assert outputs(tmp_path) == []
+
+
+def test_the_help_lists_levels_and_ranges(fpsa):
+    done = fpsa("bench", "attention", "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert "auto|reference|avx2|avx512|avx512bf16|amx" in text and "0 to 1024" in text
 
 
 def test_one_group_alone_says_what_it_left_out(fpsa, tmp_path):
