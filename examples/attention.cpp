@@ -1,4 +1,5 @@
 // Sliding-tile attention from C++: plan once, run, and compare with dense attention. C++20.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -44,13 +45,36 @@ std::shared_ptr<const plan::Geometry> geometry(const pattern::Grid& window) {
   return std::make_shared<const plan::Geometry>(kGrid, kTile, kTile, pattern::sliding_tile(kGrid, kTile, window));
 }
 
+// The first token's first head by the definition: softmax over the keys that the corner of the grid sees.
+bool first_row_is_right(const Values& q, const Values& k, const Values& v, const pattern::Grid& window,
+                        const Values& out) {
+  auto row = [](const Values& x, int64_t token) { return x.data() + token * kHeads * kDim; };
+  double sum = 0, expected[kDim] = {};
+  for (int64_t token = 0; token < kTokens; ++token) {
+    const int64_t x = token % kGrid.x, y = token / kGrid.x % kGrid.y, t = token / kGrid.x / kGrid.y;
+    if (t >= window.t * kTile.t || y >= window.y * kTile.y || x >= window.x * kTile.x) continue;
+    double dot = 0;
+    for (int64_t d = 0; d < kDim; ++d)
+      dot += row(q, 0)[d] * row(k, token)[d];
+    const double weight = std::exp(dot / std::sqrt(double{kDim}));
+    sum += weight;
+    for (int64_t d = 0; d < kDim; ++d)
+      expected[d] += weight * row(v, token)[d];
+  }
+  double error = 0;
+  for (int64_t d = 0; d < kDim; ++d)
+    error = std::max(error, std::abs(expected[d] / sum - out[static_cast<size_t>(d)]));
+  return error < 1e-5;
+}
+
 }  // namespace
 
 int main() try {
   plan::AttentionSpec spec;
   spec.heads = kHeads;
   spec.dim = kDim;
-  const plan::AttentionPlan sparse(geometry({3, 2, 2}), spec), full(geometry(pattern::kFullWindow), spec);
+  const pattern::Grid window{3, 2, 2};
+  const plan::AttentionPlan sparse(geometry(window), spec), full(geometry(pattern::kFullWindow), spec);
   const plan::AttentionPlan dense(kTokens, kTokens, spec);
   plan::ThreadPool threads(2);
 
@@ -59,6 +83,10 @@ int main() try {
   const Values out = run(sparse, q, k, v, threads);
   std::printf("%s: density %.4f, %.3f of %.3f GFLOP, first value %.5f\n", sparse.entry().name.data(), sparse.density(),
               1e-9 * static_cast<double>(sparse.flops(1)), 1e-9 * static_cast<double>(dense.flops(1)), out[0]);
+  if (!first_row_is_right(q, k, v, window, out)) {
+    std::fprintf(stderr, "the first row is not the softmax over what it sees\n");
+    return 1;
+  }
   if (run(full, q, k, v, threads) != run(dense, q, k, v, threads)) {
     std::fprintf(stderr, "the full window should give the values of dense attention\n");
     return 1;

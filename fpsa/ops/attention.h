@@ -44,9 +44,9 @@ struct AttentionResult {
 ///   Layout    any strides whose innermost is 1 are read in place
 ///   Numerics  F32 or BF16 in and out, all alike; kernel/attention.h says how. A plan that is dense, at precision
 ///             kNone, gives the bits of dense_attention
-///   Threads   at::parallel_for over units of work (plan/attention_plan.h); the bytes do not depend on the number of
-///   threads Errors    c10::Error names argument, expected, received, remedy. No gradients: an input that requires them
-///             while they are enabled is an error that names differentiable_attention
+///   Threads   at::parallel_for over units of work (plan/attention_plan.h); their number does not change the bytes
+///   Errors    c10::Error names argument, expected, received, remedy. No gradients: an input that requires them while
+///             they are enabled is an error that names differentiable_attention
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                           const AttentionOptions& options = {});
 

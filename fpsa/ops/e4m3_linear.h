@@ -13,9 +13,8 @@ struct CodedRows {
 
 /// One scale for each row.
 ///   Shapes    x [rows, in]; values [rows, in], scale [rows, 1]
-///   Numerics  numeric/scales.h: code = E4M3(x / scale), saturating, nearest even. A row of zeros has scale 1; a row
-///   with
-///             NaN or infinity becomes NaN
+///   Numerics  numeric/scales.h: code = E4M3(x / scale), saturating, nearest even. A row of zeros has scale 1; one
+///             with NaN or infinity becomes NaN
 ///   Threads   at::parallel_for over rows
 ///   Errors    c10::Error: F32 or BF16 on the CPU, two dimensions
 CodedRows e4m3_rows(const at::Tensor& x);

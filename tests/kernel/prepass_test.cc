@@ -325,6 +325,25 @@ TEST_P(PrepassTable, ZerosGetScaleOneAndBadValuesShowInTheScale) {
     }
 }
 
+TEST_P(PrepassTable, ABadMeanOrValueShowsInTheScaleOfItsHeadWhereKeysAreCentred) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16})
+    for (const float bad : {kNan, kInfinity}) {
+      Case x({dtype, 5, 3, 40, true, true, true}, 6);
+      x.mean[45] = bad;
+      const Result got = run_tokens(kernel(), x.in, 0, 5);
+      expect_same(got, run_tokens(reference(), x.in, 0, 5), "bad mean");
+      EXPECT_TRUE(std::isfinite(got.scale[0]));
+      EXPECT_FALSE(std::isfinite(got.scale[1]));
+      Case y({dtype, 5, 3, 40, false, true, true}, 6);
+      y.at(2, 85) = bad;
+      y.refresh();
+      const Result value = run_tokens(kernel(), y.in, 0, 5);
+      expect_same(value, run_tokens(reference(), y.in, 0, 5), "bad value");
+      EXPECT_TRUE(std::isfinite(value.scale[1]));
+      EXPECT_FALSE(std::isfinite(value.scale[2]));
+    }
+}
+
 // BF16 ties and neighbours, which the rounding after the norm must take to even.
 TEST_P(PrepassTable, RoundsToBf16BeforeTheCodes) {
   Shape shape{Dtype::kBf16, 2, 1, 64, true, false};

@@ -68,7 +68,8 @@ TEST(Prepass, FusedAttentionHasTheBitsOfTheSeparateSteps) {
         const auto x = random_projected(dtype, dim);
         for (const auto& [precision, codes, smooth_keys] : {std::tuple(Precision::kE4m3, kernel::Dtype::kE4m3, false),
                                                             {Precision::kInt8, kernel::Dtype::kInt8, false},
-                                                            {Precision::kInt8, kernel::Dtype::kInt8, true}}) {
+                                                            {Precision::kInt8, kernel::Dtype::kInt8, true},
+                                                            {Precision::kE4m3, kernel::Dtype::kE4m3, true}}) {
           const auto fused = attention_of_projected(x, *plan, precision, smooth_keys),
                      expected = apart(x, *plan, precision, smooth_keys);
           EXPECT_TRUE(at::equal(fused.out, expected.out))
