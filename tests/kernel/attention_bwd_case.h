@@ -36,6 +36,7 @@ struct BwdCase {
     key_begin = random_borders(random, keys, cols);
     mask = dense ? pattern::from_matrix(std::vector<uint8_t>{1}, 1, 1, 1) : random_mask(random, rows, cols);
     std::normal_distribution<float> normal;
+    out_dtype = seed % 3 == 0 ? Dtype::kBf16 : Dtype::kF32;
     d_out_dtype = seed % 2 == 0 ? Dtype::kF32 : Dtype::kBf16;
     for (int64_t i = 0; i < queries * dim; ++i) {
       d_out.push_back(normal(random));
@@ -54,18 +55,27 @@ struct BwdCase {
     row_max = lse;
     Guarded packed(kernel.packed_bytes(head.keys, head.dim)), scratch(kernel.scratch_bytes(head.keys, head.dim));
     kernel.pack(head, 0, head.keys, packed.data());
+    const bool f32 = out_dtype == Dtype::kF32;
+    std::vector<uint16_t> coded_bf16(f32 ? 0 : out.size());
+    out_bf16.assign(coded_bf16.size(), 0);
     const Visibility visibility(mask, 0, query_begin, key_begin);
     for (const auto& block : visibility.blocks())
-      kernel.run(
-          head, packed.data(), block,
-          {coded_out.data(), head.dim, Dtype::kF32, head.q.index, lse.data(), row_max.data(), out.data(), head.dim},
-          scratch.data());
+      kernel.run(head, packed.data(), block,
+                 {f32 ? static_cast<void*>(coded_out.data()) : coded_bf16.data(), head.dim, out_dtype, head.q.index,
+                  lse.data(), row_max.data(), f32 ? static_cast<void*>(out.data()) : out_bf16.data(), head.dim},
+                 scratch.data());
+    for (size_t i = 0; i < out_bf16.size(); ++i) {
+      coded_out[i] = numeric::f32_from_bf16(coded_bf16[i]);
+      out[i] = numeric::f32_from_bf16(out_bf16[i]);
+    }
   }
 
   AttentionBwdHead head() const {
     AttentionBwdHead result;
     result.forward = attention.head;
-    result.out = {out.data(), attention.head.dim, attention.head.q.index};
+    result.out = {out_dtype == Dtype::kF32 ? static_cast<const void*>(out.data()) : out_bf16.data(), attention.head.dim,
+                  attention.head.q.index};
+    result.out_dtype = out_dtype;
     const bool f32 = d_out_dtype == Dtype::kF32;
     result.d_out = {f32 ? static_cast<const void*>(d_out.data()) : d_out_bf16.data(), attention.head.dim,
                     attention.head.q.index};
@@ -86,9 +96,9 @@ struct BwdCase {
   AttentionCase attention;
   pattern::BlockMask mask;
   std::vector<int32_t> query_begin, key_begin;
-  Dtype d_out_dtype;
+  Dtype out_dtype, d_out_dtype;
   std::vector<float> d_out, out, coded_out, lse, row_max;  // rows in memory order
-  std::vector<uint16_t> d_out_bf16;
+  std::vector<uint16_t> out_bf16, d_out_bf16;
 };
 
 struct Gradients {

@@ -177,7 +177,10 @@ TEST_P(AttentionBwdTable, MatchesTheReferenceOnRandomShapes) {
 TEST_P(AttentionBwdTable, RoundsNoMoreThanTheContractSays) {
   const BwdCase test(entry().dtype, 3, 200, 300, 64, true);
   bool clean = false;
-  const auto got = run_entry(entry().kernel, test, clean), want = run_entry(reference().kernel, test, clean);
+  const auto got = run_entry(entry().kernel, test, clean);
+  EXPECT_TRUE(clean);
+  const auto want = run_entry(reference().kernel, test, clean);
+  EXPECT_TRUE(clean);
   const double allowed = entry().dtype == Dtype::kF32 ? tolerance::kComposedF32 : tolerance::kAttentionBwdRms;
   EXPECT_LE(relative_rms(got.q, want.q), allowed);
   EXPECT_LE(relative_rms(got.k, want.k), allowed);
@@ -244,7 +247,7 @@ TEST(AttentionBwdE4m3, CodesAreThoseOfTheForwardOfTheSameIsa) {
   for (const auto& entry : attention_bwd_entries()) {
     if (entry.dtype != Dtype::kE4m3 || entry.isa > detected_isa()) continue;
     SCOPED_TRACE(entry.name);
-    BwdCase test(Dtype::kE4m3, 6, kTokens, kTokens, kTokens, true);
+    BwdCase test(Dtype::kE4m3, 8, kTokens, kTokens, kTokens, true);
     auto& x = test.attention;
     std::ranges::fill(test.d_out, 0.0f);
     std::ranges::fill(x.v_scale, 1.0f);
