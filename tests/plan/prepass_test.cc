@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "tests/plan/problem.h"
 
 namespace fpsa::plan {
@@ -194,6 +196,32 @@ TEST(Prepass, ABadValueReachesItsGroupAndNoOther) {
         << i;
   }
   EXPECT_EQ(got.codes[0], good.codes[0]);
+}
+
+// Its channel's mean is not finite, so every key of the sample loses it (kernel/smoothing.h).
+TEST(Prepass, ABadValueOfSmoothedKeysReachesAllKeysOfItsHeadAndSample) {
+  SerialRunner serial;
+  const Geometry geometry = geometry_of(kGrid, kTile, kTile);
+  const auto tokens = static_cast<size_t>(geometry.tokens());
+  for (const Kind& kind : {Kind{kernel::Dtype::kE4m3, true}, Kind{kernel::Dtype::kInt8, true}})
+    for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+      Samples samples(kernel::Dtype::kF32, geometry.tokens());
+      samples.x.k.weight = nullptr;  // the norm would carry a NaN to the other heads
+      const Coded good = fused(geometry, samples, serial, kind);
+      std::memcpy(samples.rows[1].data() + 7 * Samples::kStride * 4, &bad, 4);
+      const Coded got = fused(geometry, samples, serial, kind);
+      for (size_t i = 0; i < got.codes[1].size(); ++i) {
+        const float scale = got.scale[1][i / kDim];
+        if (i >= tokens * kDim) {
+          ASSERT_EQ(got.codes[1][i], good.codes[1][i]) << i;
+          ASSERT_EQ(scale, good.scale[1][i / kDim]) << i;
+        } else {
+          ASSERT_FALSE(std::isfinite(scale)) << i;
+        }
+      }
+      EXPECT_EQ(got.codes[0], good.codes[0]);
+      EXPECT_EQ(got.codes[2], good.codes[2]);
+    }
 }
 
 TEST(Prepass, FeedsRunCodesWithTheBytesOfRun) {
