@@ -71,7 +71,10 @@ Sizes sizes_of(Extent extent) {
   sizes.window_seconds = 0.3;
   sizes.samples = extent == Extent::kFull ? 5 : 3;
   sizes.bandwidth_bytes = int64_t{1} << 28;
-  if (extent == Extent::kFull) sizes.long_dims = {128, 64};
+  if (extent == Extent::kFull) {
+    sizes.dims = {128, 64, 80, 96, 256};
+    sizes.long_dims = {128, 64};
+  }
   return sizes;
 }
 
