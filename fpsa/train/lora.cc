@@ -1,5 +1,6 @@
 #include "fpsa/train/lora.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
