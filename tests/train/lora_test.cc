@@ -1,6 +1,7 @@
 // Adapters while they are trained: they start as nothing, alone get gradients, and merge to what they computed.
 #include "fpsa/train/lora.h"
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "fpsa/accel/methods.h"
