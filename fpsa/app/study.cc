@@ -28,6 +28,7 @@
 #include "fpsa/io/atomic_file.h"
 #include "fpsa/io/json.h"
 #include "fpsa/train/dit_objective.h"
+#include "fpsa/train/export.h"
 
 namespace fpsa::app {
 namespace {

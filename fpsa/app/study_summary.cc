@@ -154,7 +154,10 @@ std::vector<ArmSummary> summarise(const std::vector<ArmResults>& results, uint64
   const auto machine = main_machine(results);
   std::vector<ArmSummary> out;
   for (const auto& result : results) {
-    ArmSummary summary{result.arm, result.planned, static_cast<int64_t>(result.records.size())};
+    ArmSummary summary;
+    summary.arm = result.arm;
+    summary.planned = result.planned;
+    summary.done = static_cast<int64_t>(result.records.size());
     std::set<std::string> kernels;
     summary.density = 0;
     for (const auto& record : result.records) {
