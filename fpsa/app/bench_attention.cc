@@ -95,6 +95,7 @@ void bench_kernels(Session& session) {
       Entrant entrant;
       entrant.result = session.start_case("kernels", std::string(entry.name), shape);
       entrant.result.kernel = entry.name;
+      entrant.result.format = format.name();
       entrant.result.isa = kernel::isa_name(entry.isa);
       entrant.result.threads = 1;
       entrant.result.operations = 4.0 * static_cast<double>(blocks.back().end * shape.tokens() * dim);
