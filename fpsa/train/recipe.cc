@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "fpsa/base/check.h"
+#include "fpsa/train/finetune_tables.h"
 #include "fpsa/train/phases.h"
 
 namespace fpsa::train {
@@ -265,6 +266,11 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     recipe.schedule = read_schedule(table, origin);
     FPSA_CHECK(recipe.num_inference_steps >= 1 && recipe.num_inference_steps <= 1000, origin,
                ": num_inference_steps: expected 1 to 1000, received ", recipe.num_inference_steps);
+    if (const auto* node = table.table("data")) recipe.data = read_data_table(*node, origin);
+    if (const auto* node = table.table("lora")) recipe.lora = read_lora_table(*node, origin);
+    for (const char* key : {"slot_weight", "coverage_weight", "distill_weight"})
+      FPSA_CHECK(!recipe.finetunes() || !root.contains(key), origin, ": ", key,
+                 ": expected none beside [data] or [lora], which train without it; remove it");
   } else {
     table.read("decoder_only", recipe.decoder_only);
   }
