@@ -211,7 +211,7 @@ void run_export(const ExportOptions& request) {
 }  // namespace
 
 void add_train_command(CLI::App& app) {
-  auto* train = app.add_subcommand("train", "Train the embedded model");
+  auto* train = app.add_subcommand("train", "Train the embedded model, or fine-tune a given one");
   auto options = std::make_shared<TrainOptions>();
   add_text(*train, "--stage", options->stage, "vae or dit; must agree with the recipe");
   add_path(*train, "--recipe", options->recipe, "TOML file: stages, sizes, learning rates");

@@ -118,15 +118,21 @@ void ShardStore::flush() {
     tensors.emplace(std::to_string(i), tensor);
     records.push_back({{"key", nlohmann::json::parse(pending_[i])}, {"sum", checksum(tensor)}});
   }
-  char number[24];
-  std::snprintf(number, sizeof number, "-%06lld", static_cast<long long>(next_shard_));
-  const fs::path file = folder_ / (stem_ + number + kSuffix);
+  fs::path file;
+  do {  // another run may have written to the same cache meanwhile
+    char number[24];
+    std::snprintf(number, sizeof number, "-%06lld", static_cast<long long>(next_shard_++));
+    file = folder_ / (stem_ + number + kSuffix);
+  } while (fs::exists(file));
   nn::save_tensors(file, tensors, {{"fpsa_format", kFormat}, {"records", records.dump()}});
-  ++next_shard_;
   // From here on the mapped file answers, so that a long encoding run does not keep everything in memory.
   const nn::LoadedTensors written = nn::load_tensors(file);
-  for (size_t i = 0; i < pending_.size(); ++i)
-    stored_.at(pending_[i]) = written.tensors.at(std::to_string(i));
+  for (size_t i = 0; i < pending_.size(); ++i) {
+    const auto back = written.tensors.find(std::to_string(i));
+    FPSA_CHECK(back != written.tensors.end() && records[i]["sum"] == checksum(back->second), file,
+               " does not hold what was written to it; does another run write to the same cache? Run them in turn");
+    stored_.at(pending_[i]) = back->second;
+  }
   pending_.clear();
   pending_bytes_ = 0;
 }

@@ -149,6 +149,25 @@ def test_preparing_alone_skips_and_names_what_cannot_be_read(fpsa, folder):
     assert again.returncode == 0 and "encoded 0, from the cache 3" in again.stdout
 
 
+def test_the_whole_transformer_is_trained_and_exported_beside_its_base(fpsa, folder):
+    text = (folder / "lora.toml").read_text().replace(f"steps = {STEPS}", "steps = 2")
+    (folder / "whole.toml").write_text(text.replace("[lora]\nrank = 8\nalpha = 8\n", ""))
+    done = fpsa(*train("whole.toml", "run"))
+    assert done.returncode == 0, done.stderr
+    export = ("train", "export", "--checkpoint", "run/checkpoint.safetensors", "--base", MODEL)
+    assert "--model: expected the folder to write" in fpsa(*export).stderr
+    done = fpsa(*export, "--model", "mine")
+    assert done.returncode == 0, done.stderr
+    ours, base = (load_file(place / "transformer" / "diffusion_pytorch_model.safetensors")
+                  for place in (folder / "mine", MODEL))
+    assert ours.keys() == base.keys() and any(not ours[name].equal(base[name]) for name in base)
+    again = fpsa(*export, "--model", "mine")
+    assert again.returncode == 2 and "does not exist yet" in again.stderr
+    done = fpsa("generate", "--model", "mine", "--prompt", "a rabbit", "--num-frames", 5, "--size", "64*64",
+                "--num-inference-steps", 2, "--threads", 1, "--output", "mine.mp4")
+    assert done.returncode == 0, done.stderr
+
+
 def test_bad_requests_are_refused(fpsa, folder):
     def refused(code, *words, command):
         done = fpsa(*command)

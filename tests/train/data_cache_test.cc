@@ -212,6 +212,18 @@ TEST(ShardStore, WritesAShardWheneverOneIsFull) {
   EXPECT_TRUE(fs::exists(scratch / "x-000001.safetensors"));
 }
 
+TEST(ShardStore, TwoRunsInOneFolderKeepOutOfEachOthersWay) {
+  ScratchFolder scratch;
+  const auto no_warning = [](const std::string& line) { FAIL() << line; };
+  ShardStore one(scratch.path(), "x", no_warning), other(scratch.path(), "x", no_warning);
+  one.put({"key", 1}, at::full({3}, 1.0));
+  other.put({"key", 2}, at::full({3}, 2.0));
+  one.flush();
+  other.flush();
+  EXPECT_TRUE(at::equal(one.get({"key", 1}), at::full({3}, 1.0)));
+  EXPECT_EQ(ShardStore(scratch.path(), "x", no_warning).keys().size(), 2u);
+}
+
 TEST(ShardStore, TheChecksumSeesEveryBit) {
   at::Tensor bytes = at::zeros({19}, at::kByte);
   const std::string zero = checksum(bytes);
