@@ -53,15 +53,28 @@ class Table {
     arms_.push_back(base("fps", "FP8 + sparse, training-free", "fps", ArmGroup::kMain));
     for (const auto& trained : request_.trained) {
       check_arm_name("--trained", trained.name);
-      const bool taken = std::ranges::any_of(arms_, [&](const Arm& arm) { return arm.name == trained.name; });
-      FPSA_USAGE_CHECK(!taken, "--trained: expected a name that no other arm has, got '", trained.name, "' again");
       auto arm = base(trained.name, "Trained: " + trained.name, "fps", ArmGroup::kMain);
       arm.model = trained.folder;
       arm.trained = true;
       if (trained.schedule) arm.schedule = trained.schedule;
       if (!trained.schedule) arm.label += " (carries no schedule: the study's)";
+      check_free(arm.name);
       arms_.push_back(arm);
     }
+    // What training is worth shows against the same schedule on the weights that were not trained for it.
+    for (const auto& trained : request_.trained) {
+      if (!trained.schedule) continue;
+      auto arm =
+          base(trained.name + "-untrained", "Schedule of " + trained.name + ", training-free", "fps", ArmGroup::kMain);
+      arm.schedule = trained.schedule;
+      check_free(arm.name);
+      add(std::move(arm));
+    }
+  }
+
+  void check_free(const std::string& name) const {
+    const bool taken = std::ranges::any_of(arms_, [&](const Arm& arm) { return arm.name == name; });
+    FPSA_USAGE_CHECK(!taken, "--trained: expected a name that no other arm has, got '", name, "' again");
   }
 
   // Left out when an earlier arm does the same work.

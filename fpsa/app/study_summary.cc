@@ -132,9 +132,13 @@ std::string accuracy_sentence(const std::string& arm, const std::string& other, 
   return text;
 }
 
-const ArmSummary* training_free(const std::vector<ArmSummary>& summaries) {
-  const auto found = std::ranges::find_if(summaries, [](const ArmSummary& s) { return s.arm.name == "fps"; });
-  return found == summaries.end() ? nullptr : &*found;
+// The arm of untrained weights that computes as a trained one does; null for others and without one.
+const ArmResults* untrained_twin(const std::vector<ArmResults>& results, const Arm& trained) {
+  if (!trained.trained) return nullptr;
+  const auto found = std::ranges::find_if(results, [&](const ArmResults& other) {
+    return !other.arm.trained && other.arm.method == trained.method && other.arm.schedule == trained.schedule;
+  });
+  return found == results.end() ? nullptr : &*found;
 }
 
 }  // namespace
@@ -186,22 +190,17 @@ std::vector<ArmSummary> summarise(const std::vector<ArmResults>& results, uint64
   return out;
 }
 
-std::optional<Estimate> paired_change(const ArmResults& from, const ArmResults& to, uint64_t seed) {
-  return change(from, to, seed, pooled);
-}
-
 std::vector<std::string> verdicts(const std::vector<ArmResults>& results, const std::vector<ArmSummary>& summaries,
                                   uint64_t seed) {
   std::vector<std::string> out;
-  const auto* free = training_free(summaries);
   for (size_t i = 0; i < summaries.size(); ++i) {
     const auto& summary = summaries[i];
     if (summary.arm.group != ArmGroup::kMain || summary.arm.name == kDenseArm || summary.done == 0) continue;
     if (summary.accuracy && summary.accuracy->pooled_change)
       out.push_back(accuracy_sentence(summary.arm.label, "dense", *summary.accuracy->pooled_change));
-    if (free && summary.arm.trained)
-      if (const auto gain = paired_change(results[static_cast<size_t>(free - summaries.data())], results[i], seed))
-        out.push_back(accuracy_sentence(summary.arm.label, "training-free", *gain));
+    if (const auto* twin = summary.accuracy ? untrained_twin(results, summary.arm) : nullptr)
+      if (const auto gain = change(*twin, results[i], seed, pooled))
+        out.push_back(accuracy_sentence(summary.arm.label, "the same schedule training-free", *gain));
     if (summary.speed)
       out.push_back(join(summary.arm.label, ": attention ", number("%.2f", summary.speed->attention), "x, whole clip ",
                          number("%.2f", summary.speed->total), "x the speed of dense (medians of ",

@@ -56,10 +56,8 @@ std::string main_machine(const std::vector<ArmResults>& results);
 /// Summaries in the order of the arms, which begin with the dense one.
 std::vector<ArmSummary> summarise(const std::vector<ArmResults>& results, uint64_t seed);
 
-/// The change of pooled accuracy from one arm to another over the items that both have.
-std::optional<Estimate> paired_change(const ArmResults& from, const ArmResults& to, uint64_t seed);
-
-/// What can be said, one sentence each: accuracy lost or not shown to be lost, speed, what is missing.
+/// What can be said, one sentence each: accuracy lost or not shown to be lost, against dense and,
+/// for trained weights, against the arm that runs their schedule without them; speed; what is missing.
 std::vector<std::string> verdicts(const std::vector<ArmResults>& results, const std::vector<ArmSummary>& summaries,
                                   uint64_t seed);
 

@@ -83,6 +83,20 @@ TEST(StudyArms, TheMainArmsComeFirstAndAloneAreJudgedOverAllPrompts) {
   EXPECT_NE(arm(arms, "fps-trained").label.find("carries no schedule"), std::string::npos);
 }
 
+TEST(StudyArms, TrainedWeightsHaveATwinOfTheirScheduleThatIsNotTrained) {
+  auto r = request();
+  auto own = tiny_schedule();
+  own.phases[0].window = {1, 2, 2};
+  r.trained = {{"a", "models/a", own}, {"b", "models/b", tiny_schedule()}};
+  const auto arms = built_in_arms(r);
+  EXPECT_EQ(arm(arms, "a-untrained").schedule, own);
+  EXPECT_EQ(arm(arms, "a-untrained").model, "models/tiny");
+  EXPECT_FALSE(arm(arms, "a-untrained").trained);
+  EXPECT_EQ(arm(arms, "a-untrained").prompts, 400);
+  EXPECT_EQ(arm(arms, "b").schedule, arm(arms, "fps").schedule);  // fps is its twin
+  EXPECT_EQ(error_of([&] { arm(arms, "b-untrained"); }), "no arm b-untrained");
+}
+
 TEST(StudyArms, EveryScheduleIsValidAndEveryArmDoesOtherWork) {
   auto r = request();
   r.full = true;
@@ -120,8 +134,7 @@ TEST(StudyArms, TheFrontierIsOfUntrainedAndTrainedWeights) {
 TEST(StudyArms, TrainedNamesAreCheckedAndUnique) {
   auto r = request();
   r.trained = {{"dense", "x", std::nullopt}};
-  EXPECT_EQ(error_of([&] { built_in_arms(r); }),
-            "--trained: expected a name that no other arm has, got 'dense' again");
+  EXPECT_EQ(error_of([&] { built_in_arms(r); }), "--trained: expected a name that no other arm has, got 'dense' again");
   r.trained = {{"../up", "x", std::nullopt}};
   EXPECT_NE(error_of([&] { built_in_arms(r); }).find("got '../up'"), std::string::npos);
 }

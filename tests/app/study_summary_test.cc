@@ -106,6 +106,7 @@ TEST(StudySummary, SentencesSayNoMoreThanTheIntervals) {
   auto unsure = results(arm("unsure"), 30, kRight), gained = results(arm("taught", true), 30, kRight);
   unsure.records[0].correct = kHalf;  // one of thirty: the interval reaches zero
   auto dense = results(arm("dense"), 30, kRight);
+  gained.arm.schedule->tile = lost.arm.schedule->tile = {3, 4, 4};  // its twin is the arm of the same schedule
   auto few = results(arm("few"), 3, kHalf);
   few.planned = 30;
   const std::vector<ArmResults> all = {dense, none, lost, unsure, gained, few};
@@ -116,7 +117,8 @@ TEST(StudySummary, SentencesSayNoMoreThanTheIntervals) {
   FPSA_EXPECT_CONTAINS(text, "<same>: every prompt has the accuracy that it has with dense (30 prompts).");
   FPSA_EXPECT_CONTAINS(text, "<fps> loses 50.0 points [50.0, 50.0] of pooled accuracy against dense (30 prompts).");
   FPSA_EXPECT_CONTAINS(text, "<unsure>: no difference of pooled accuracy from dense is shown");
-  FPSA_EXPECT_CONTAINS(text, "<taught> gains 50.0 points [50.0, 50.0] of pooled accuracy against training-free");
+  FPSA_EXPECT_CONTAINS(
+      text, "<taught> gains 50.0 points [50.0, 50.0] of pooled accuracy against the same schedule training-free");
   FPSA_EXPECT_CONTAINS(text, "against dense (3 prompts). So few prompts make the interval unreliable.");
   FPSA_EXPECT_CONTAINS(text, "<few> is not complete: 3 of 30 clips.");
 }
@@ -126,8 +128,9 @@ TEST(StudyPage, EscapesTextAndPlaysClips) {
   StudyReport report;
   report.model = "a&b";
   report.grid = "1x2x2";
-  report.settings = {{"num_frames", 9},  {"width", 64}, {"height", 64}, {"num_inference_steps", 2}, {"sampler", "unipc"},
-                     {"guidance_scale", 3.0}, {"flow_shift", 5.0}, {"dtype", "bf16"}, {"seed", 0}, {"prompts", "file"}};
+  report.settings = {{"num_frames", 9},    {"width", 64},           {"height", 64},      {"num_inference_steps", 2},
+                     {"sampler", "unipc"}, {"guidance_scale", 3.0}, {"flow_shift", 5.0}, {"dtype", "bf16"},
+                     {"seed", 0},          {"prompts", "file"}};
   report.results = {results(arm("dense"), 3, kRight), results(arm("fps"), 2, kHalf)};
   report.results[1].planned = 3;
   report.summaries = summarise(report.results, 1);
@@ -149,8 +152,9 @@ TEST(StudyPage, EscapesTextAndPlaysClips) {
 
 TEST(StudyPage, AStudyWithoutClipsHasAPage) {
   StudyReport report;
-  report.settings = {{"num_frames", 9},  {"width", 64}, {"height", 64}, {"num_inference_steps", 2}, {"sampler", "unipc"},
-                     {"guidance_scale", 3.0}, {"flow_shift", 5.0}, {"dtype", "bf16"}, {"seed", 0}, {"prompts", "file"}};
+  report.settings = {{"num_frames", 9},    {"width", 64},           {"height", 64},      {"num_inference_steps", 2},
+                     {"sampler", "unipc"}, {"guidance_scale", 3.0}, {"flow_shift", 5.0}, {"dtype", "bf16"},
+                     {"seed", 0},          {"prompts", "file"}};
   report.results = {{arm("dense"), 3, {}}, {arm("fps"), 3, {}}};
   report.summaries = summarise(report.results, 1);
   report.verdicts = verdicts(report.results, report.summaries, 1);
@@ -158,8 +162,8 @@ TEST(StudyPage, AStudyWithoutClipsHasAPage) {
 }
 
 TEST(StudyPage, Base64IsRfc4648s) {
-  const std::pair<const char*, const char*> cases[] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"},
-                                                       {"foob", "Zm9vYg=="}, {"\xff\xfe", "//4="}};
+  const std::pair<const char*, const char*> cases[] = {{"", ""},        {"f", "Zg=="},        {"fo", "Zm8="},
+                                                       {"foo", "Zm9v"}, {"foob", "Zm9vYg=="}, {"\xff\xfe", "//4="}};
   for (const auto& [bytes, text] : cases)
     EXPECT_EQ(base64(bytes), text);
 }
@@ -185,7 +189,8 @@ TEST(StudyRecord, IsReadAsItWasWritten) {
   }
   auto json = to_json(r);
   json.erase("ssim");
-  FPSA_EXPECT_CONTAINS(error_of([&] { record_from_json(json, "file.json"); }), "file.json: expected the record of a clip");
+  FPSA_EXPECT_CONTAINS(error_of([&] { record_from_json(json, "file.json"); }),
+                       "file.json: expected the record of a clip");
 }
 
 class Folder : public ::testing::Test {
@@ -206,7 +211,9 @@ TEST_F(Folder, KeepsRecordsAndRefusesOtherSettings) {
   EXPECT_EQ(to_json(*folder.read(arm("fps"), 7, "p", 0)), to_json(record(7, kRight)));
   EXPECT_FALSE(folder.read(arm("fps"), 8, "p", 0).has_value());
   FPSA_EXPECT_CONTAINS(error_of([&] { folder.read(arm("fps"), 7, "another", 0); }), "expected the prompt 'another'");
-  FPSA_EXPECT_CONTAINS(error_of([&] { StudyFolder(path_, {{"steps", 3}, {"seed", 0}}, false); }),
+  FPSA_EXPECT_CONTAINS(error_of([&] {
+                         StudyFolder(path_, {{"steps", 3}, {"seed", 0}}, false);
+                       }),
                        "holds a study with steps 2, expected 3");
   FPSA_EXPECT_CONTAINS(error_of([&] { folder.add(arm("fps"), "other weights"); }), "with another model than");
   auto changed = arm("fps");
