@@ -28,7 +28,6 @@
 #include "fpsa/io/atomic_file.h"
 #include "fpsa/io/json.h"
 #include "fpsa/train/dit_objective.h"
-#include "fpsa/train/export.h"
 
 namespace fpsa::app {
 namespace {
@@ -106,7 +105,7 @@ void Study::run() {
 
 void Study::choose_prompts() {
   if (procedural()) {
-    const auto& dit = sampler_.model().dit_config();
+    const auto& dit = sampler_.model(options_.run.model).dit_config();
     FPSA_USAGE_CHECK(dit.to_json() == train::tiny_dit_config().to_json(), "--prompt-file: expected prompts for this ",
                      "model, got none; only the embedded model knows the procedural prompts that are the default");
     for (int64_t i = 0; i < options_.prompts; ++i) {
@@ -137,7 +136,7 @@ std::pair<schedule::Schedule, std::string> Study::find_schedule() {
     return std::pair{schedule::parse_toml(io::read_text_file(path), path.string()), path.string()};
   };
   if (!options_.run.schedule.empty()) return read(options_.run.schedule);
-  if (const auto carried = sampler_.model().schedule(); !carried.empty())
+  if (const auto carried = sampler_.model(options_.run.model).schedule(); !carried.empty())
     return {schedule::parse_toml(carried, "the checkpoint's fpsa.schedule"), "the checkpoint's fpsa.schedule"};
   if (const auto own = options_.run.model / "fps.toml"; fs::is_regular_file(own)) return read(own);
   return {schedule::default_schedule(), "the built-in default schedule"};
@@ -156,7 +155,7 @@ void Study::choose_arms() {
   for (const auto& [name, folder] : options_.trained) {
     FPSA_USAGE_CHECK(fs::exists(folder), "--trained: expected NAME=FOLDER with the folder of a model, got ",
                      folder.string(), ", which does not exist");
-    const auto carried = train::carried_schedule(folder / "transformer");
+    const auto carried = sampler_.model(folder).schedule();
     TrainedModel trained{name, folder, std::nullopt};
     if (!carried.empty()) trained.schedule = schedule::parse_toml(carried, folder.string() + ": fpsa.schedule");
     request.trained.push_back(std::move(trained));
@@ -186,7 +185,7 @@ json Study::settings() {
           {"flow_shift", loop.scheduler.shift},
           {"sampler", diffusion::sampler_name(loop.scheduler.sampler)},
           {"seed", run.seed},
-          {"dtype", dtype_word(sampler_.model().dtype())},
+          {"dtype", dtype_word(sampler_.model(options_.run.model).dtype())},
           {"cfg", loop.guidance_run == diffusion::GuidanceRun::kBatched ? "batched" : "sequential"},
           {"vae_tiling", sampler_.tiled()}};
 }
@@ -345,7 +344,7 @@ void Study::finish(ArmResults& results, int64_t item, const MadeClip& clip, cons
   record.kernels = clip.kernels;
   const auto difference = compare_clips(clip.video, dense.video);
   record.identical = difference.identical;
-  record.ssim = difference.ssim;
+  record.ssim = difference.identical ? 1 : difference.ssim;  // of equal clips it is 1 but for rounding
   if (std::isfinite(difference.psnr_db)) record.psnr_db = difference.psnr_db;
   const auto temporal = temporal_psnr_db(clip.video, dense.video);
   if (temporal && std::isfinite(*temporal)) record.temporal_psnr_db = temporal;

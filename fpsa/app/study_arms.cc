@@ -16,6 +16,7 @@ using pattern::kAllTiles;
 using schedule::Schedule;
 
 constexpr double kFrontier[] = {0.25, 0.15, 0.10, 0.06};
+constexpr double kNear = 1.5;  // farther off by ratio, a window is no point of the frontier
 
 // One axis of every window, unless it covers all.
 template <class Change>
@@ -155,6 +156,8 @@ class Table {
   void frontier_arm(const std::string& name, const std::string& label, const std::filesystem::path& model,
                     const Schedule& schedule, double target, bool trained) {
     const Grid window = window_near_density(request_.grid, schedule.tile, target);
+    const double ratio = window_density(request_.grid, schedule.tile, window) / target;
+    if (ratio > kNear || ratio < 1 / kNear) return;
     const auto percent = static_cast<int>(std::lround(100 * target));
     auto arm =
         base(join(name, "-density-", percent), join(label, ", asked for ", percent, "%"), "fps", ArmGroup::kFrontier);

@@ -59,12 +59,13 @@ struct ArmRequest {
 inline constexpr std::string_view kDenseArm = "dense";
 
 /// The built-in arms, dense first. An ablation that comes out equal to an earlier arm (a window that already is the
-/// narrowest, a tile that fills the grid) is left out.
+/// narrowest) is left out, and so is a tile beyond the grid and a density that no window of the grid comes near.
 ///   Errors    UsageError for a --trained name that is not a folder's or is taken
 std::vector<Arm> built_in_arms(const ArmRequest& request);
 
 /// Adds the arms of a TOML file: [[arm]] with name and method, optional label, model, schedule (paths relative to the
-/// file), tile, window, granularity, quant, phase (from 1), prompts, judge.
+/// file), tile, window, granularity, quant, phase (from 1), prompts, judge. Without schedule it is the request's, for
+/// another model too.
 ///   Errors    fpsa::Error: "path:line: key: what"
 void add_arms_of_file(const std::filesystem::path& path, const ArmRequest& request, std::vector<Arm>& arms);
 

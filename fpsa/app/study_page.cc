@@ -28,9 +28,10 @@ p, li { margin: .3rem 0; max-width: 50rem; } .quiet { color: #5b6875; font-size:
 pre { background: #f4f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: .82rem; border-radius: 4px; }
 code { background: #f4f6f8; font-size: .9em; }
 table { border-collapse: collapse; font-size: .9rem; } .wide { overflow-x: auto; }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #e1e6eb; vertical-align: top; }
+th, td { padding: .25rem .6rem .25rem 0; text-align: left; border-bottom: 1px solid #e1e6eb; vertical-align: top; }
 th { font-weight: 600; color: #47535f; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 td small { color: #5b6875; display: block; white-space: nowrap; } td.n { white-space: nowrap; }
+th:first-child { min-width: 9rem; }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .8rem; }
 .clips figure { margin: 0; } .clips video { width: 100%; display: block; background: #e1e6eb; }
 figcaption { font-size: .82rem; color: #47535f; }
@@ -113,7 +114,8 @@ class Page {
          << " prompts. Schedule of the untrained arms: " << escaped(report_.schedule_origin) << ".</p>\n<p>Timed on "
          << escaped(report_.machine.empty() ? "nothing yet" : report_.machine) << ", on the CPU.";
     if (const auto elsewhere = records_elsewhere(report_); elsewhere > 0)
-      out_ << " " << elsewhere << " clips were made on other machines: they count for quality, not for speed.";
+      out_ << " " << elsewhere
+           << " clips were made on other machines or threads: they count for quality, not for speed.";
     out_ << "</p>\n";
   }
 
@@ -222,7 +224,7 @@ class Page {
         psnr.points.push_back({s.arm.label, 100 * s.density, s.psnr_db->mean, s.psnr_db->low, s.psnr_db->high, index});
     }
     const auto& plot = accuracy.points.empty() ? psnr : accuracy;
-    if (!plot.points.empty()) out_ << "<h2>The frontier</h2>\n" << scatter(plot);
+    if (plot.points.size() > 1) out_ << "<h2>The frontier</h2>\n" << scatter(plot);
   }
 
   void clips() {

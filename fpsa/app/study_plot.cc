@@ -49,7 +49,7 @@ bool has_interval(const PlotPoint& point) {
 
 std::string scatter(const Plot& plot) {
   if (plot.points.empty()) return {};
-  constexpr double kWidth = 860, kHeight = 400, kLeft = 62, kRight = 150, kTop = 14, kBottom = 46, kLine = 13;
+  constexpr double kWidth = 860, kHeight = 400, kLeft = 62, kRight = 20, kTop = 14, kBottom = 46, kLine = 13;
   double x_low = HUGE_VAL, x_high = -HUGE_VAL, y_low = HUGE_VAL, y_high = -HUGE_VAL;
   for (const auto& p : plot.points) {
     x_low = std::min(x_low, p.x), x_high = std::max(x_high, p.x);
@@ -94,9 +94,10 @@ std::string scatter(const Plot& plot) {
           << "\" stroke=\"" << colour(p.series) << "\" stroke-width=\"1.5\"/>";
     const double label = std::max(y(p.y) + 4, next_label);
     next_label = label + kLine;
+    const bool inwards = x_axis.share(p.x) > 0.6;  // where a long label would be cut off
     out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y(p.y) << "\" r=\"4.5\" fill=\"" << colour(p.series)
-        << "\"/><text x=\"" << x(p.x) + 9 << "\" y=\"" << label << "\" fill=\"" << colour(p.series) << "\">"
-        << escaped(p.label) << "</text>\n";
+        << "\"/><text x=\"" << x(p.x) + (inwards ? -9 : 9) << "\" y=\"" << label << "\" text-anchor=\""
+        << (inwards ? "end" : "start") << "\" fill=\"" << colour(p.series) << "\">" << escaped(p.label) << "</text>\n";
   }
   out << "</svg>\n";
   return out.str();
@@ -104,7 +105,7 @@ std::string scatter(const Plot& plot) {
 
 std::string dot_rows(const Plot& plot) {
   if (plot.points.empty()) return {};
-  constexpr double kWidth = 860, kLeft = 270, kRight = 70, kRow = 22, kBottom = 40;
+  constexpr double kWidth = 860, kLeft = 320, kRight = 60, kRow = 22, kBottom = 40;
   const double height = kRow * static_cast<double>(plot.points.size()) + kBottom;
   double low = HUGE_VAL, high = -HUGE_VAL;
   for (const auto& p : plot.points) {

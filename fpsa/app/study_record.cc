@@ -57,7 +57,7 @@ uint64_t file_hash(const fs::path& path, uint64_t hash) {
   std::string piece(kBytes, '\0');
   for (uint64_t i = 0; i < kPieces; ++i) {
     in.clear();
-    in.seekg(static_cast<std::streamoff>(size > kBytes ? (size - kBytes) / (kPieces - 1) * i : 0));
+    in.seekg(static_cast<std::streamoff>(size > kBytes ? (size - kBytes) * i / (kPieces - 1) : 0));
     in.read(piece.data(), kBytes);
     hash = fnv({piece.data(), static_cast<size_t>(in.gcount())}, hash);
     if (size <= kBytes) break;

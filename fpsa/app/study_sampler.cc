@@ -16,7 +16,7 @@ double since(std::chrono::steady_clock::time_point begin) {
 }  // namespace
 
 StudySampler::StudySampler(const GenerateOptions& options) : options_(options) {
-  auto& session = model();
+  auto& session = model(options.model);
   shape_ = clip_shape(options.num_frames, options.height, options.width, session.dit_config(), session.vae_config());
   loop_.scheduler = scheduler_for(options, session);
   loop_.steps = options.steps;

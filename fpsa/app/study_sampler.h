@@ -28,7 +28,9 @@ class StudySampler {
   ///   Errors    those of ModelSession and clip_shape
   explicit StudySampler(const GenerateOptions& options);
 
-  ModelSession& model() { return *model_of(options_.model).session; }
+  /// Opened at the first call.
+  ///   Errors    those of ModelSession
+  ModelSession& model(const std::filesystem::path& folder) { return *model_of(folder).session; }
   const ClipShape& shape() const { return shape_; }
   const diffusion::LoopOptions& loop() const { return loop_; }
   bool tiled() const { return tiling_.has_value(); }

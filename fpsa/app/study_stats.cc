@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "fpsa/base/check.h"
@@ -26,8 +27,8 @@ Estimate bootstrap_mean(std::span<const double> values, uint64_t seed, int64_t r
   const auto count = static_cast<double>(values.size());
   Estimate result;
   result.count = static_cast<int64_t>(values.size());
-  for (const double value : values)
-    result.mean += value / count;
+  // Summed as the resamples are: of equal values they then have this very mean.
+  result.mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
   if (values.size() < 2) {
     result.low = result.high = std::numeric_limits<double>::quiet_NaN();
     return result;

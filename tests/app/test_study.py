@@ -30,7 +30,8 @@ def records(folder):
 
 
 def test_a_study_is_whole_and_a_second_run_makes_nothing_again(fpsa, tmp_path):
-    some = (*STUDY, "--only", "fp8,sparse,fps,int8,window-narrower", "--clips", 1)
+    # Several tiles along each axis, so that windows hide something.
+    some = (*STUDY, "--num-frames", 17, "--size", "128*128", "--only", "fp8,sparse,fps,int8,window-narrower", "--clips", 1)
     done = fpsa(*some)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
@@ -47,7 +48,9 @@ def test_a_study_is_whole_and_a_second_run_makes_nothing_again(fpsa, tmp_path):
             assert arm["speed"]["total_ratio"] == 1 and arm["psnr_db"] is None
         else:
             assert arm["ssim"]["mean"] <= 1 and arm["psnr_db"]["mean"] > 5
-    assert found["fp8"]["density"] == 1 and found["int8"]["kernels"] != found["fps"]["kernels"]
+    assert found["fp8"]["density"] == 1 and found["sparse"]["density"] == found["fps"]["density"] < 1
+    assert found["window-narrower"]["density"] < found["fps"]["density"]
+    assert found["int8"]["kernels"] != found["fps"]["kernels"]
 
     page = (out / "report.html").read_text()
     for label in ("Dense", "FP8 only", "Sparse only", "FP8 + sparse, training-free", "INT8 in place of E4M3"):
