@@ -34,13 +34,16 @@ FPSA_INLINE bool is_finite(float x) {
   return (bits_of(x) & 0x7fffffffu) < 0x7f800000u;
 }
 
+/// The scale of a group with this absmax, whose largest code is `top`.
+FPSA_INLINE float scale_of(float absmax, float top) {
+  if (absmax == 0.0f) return 1.0f;
+  const float scale = absmax / top;
+  return scale < 0x1p-126f ? 0x1p-126f : scale;
+}
+
 /// E4M3: code = the nearest, ties to even. `quotient` is x / scale, at most 448 (1 + 2^-23).
 struct E4m3Code {
-  static float scale(float absmax) noexcept {
-    if (absmax == 0.0f) return 1.0f;
-    const float scale = absmax / 448.0f;
-    return scale < 0x1p-126f ? 0x1p-126f : scale;
-  }
+  static float scale(float absmax) noexcept { return scale_of(absmax, 448.0f); }
   // Code in the low byte of every lane, nothing above it. Adding 2^20 times the power of two below the quotient, or
   // below 2^-6 if that is larger, leaves three mantissa bits in the last places: 8 to 15 of a normal number, 0 to 7 of
   // a subnormal one, 16 after a carry. They are a number that the exponent times 8 is added to.
@@ -62,11 +65,7 @@ struct E4m3Code {
 
 /// INT8: code = the nearest, ties to even. `quotient` is x / scale, at most 127 (1 + 2^-23) in magnitude.
 struct Int8Code {
-  static float scale(float absmax) noexcept {
-    if (absmax == 0.0f) return 1.0f;
-    const float scale = absmax / 127.0f;
-    return scale < 0x1p-126f ? 0x1p-126f : scale;
-  }
+  static float scale(float absmax) noexcept { return scale_of(absmax, 127.0f); }
   // The low byte in two's complement. That of a NaN is 0.
   template <class V>
   static FPSA_INLINE typename V::I encode(typename V::F quotient) {

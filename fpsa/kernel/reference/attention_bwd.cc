@@ -7,44 +7,13 @@
 #include <limits>
 #include <numbers>
 
-#include "fpsa/numeric/bf16.h"
-#include "fpsa/numeric/e4m3.h"
+#include "fpsa/kernel/reference/elements.h"
 
 namespace fpsa::kernel::reference {
 namespace {
 
-struct F32 {
-  using Type = float;
-  static float value(Type x) { return x; }
-};
-struct Bf16 {
-  using Type = uint16_t;
-  static float value(Type x) { return numeric::f32_from_bf16(x); }
-};
-struct E4m3 {
-  using Type = uint8_t;
-  static float value(Type x) { return numeric::f32_from_e4m3(x); }
-};
-
-int64_t memory_row(const int32_t* index, int64_t position) {
-  return index ? index[position] : position;
-}
-
-template <class Element>
-const typename Element::Type* row_of(const RowsView& rows, int64_t position) {
-  return static_cast<const typename Element::Type*>(rows.data) + memory_row(rows.index, position) * rows.stride;
-}
-
 double load(const RowsView& rows, Dtype dtype, int64_t position, int64_t d) {
   return dtype == Dtype::kF32 ? row_of<F32>(rows, position)[d] : Bf16::value(row_of<Bf16>(rows, position)[d]);
-}
-
-void store(void* out, Dtype dtype, int64_t at, double value) {
-  const float rounded = static_cast<float>(value);
-  if (dtype == Dtype::kF32)
-    static_cast<float*>(out)[at] = rounded;
-  else
-    static_cast<uint16_t*>(out)[at] = numeric::bf16_from_f32(rounded);
 }
 
 // One head's inputs as real numbers.
@@ -66,17 +35,6 @@ struct Reals {
            (forward.v_scale ? forward.v_scale[d] : 1.0);
   }
   double d_out(int64_t i, int64_t d) const { return load(head.d_out, head.d_out_dtype, i, d); }
-
-  // As the forward computes it.
-  float score(int64_t i, int64_t j) const {
-    const auto *q_row = row_of<Element>(forward.q, i), *k_row = row_of<Element>(forward.k, j);
-    double dot = 0;
-    for (int64_t d = 0; d < forward.dim; ++d)
-      dot += static_cast<double>(Element::value(q_row[d])) * Element::value(k_row[d]);
-    const float to_log2 = static_cast<float>(std::numbers::log2e * forward.softmax_scale);
-    const float scaled = static_cast<float>(dot) * (forward.q_scale ? to_log2 * forward.q_scale[i] : to_log2);
-    return forward.k_scale ? scaled * forward.k_scale[j] : scaled;
-  }
 };
 
 struct Probability {
@@ -87,7 +45,7 @@ template <class Element>
 Probability probability(const Reals<Element>& real, int64_t i, int64_t j) {
   const int64_t row = memory_row(real.head.out.index, i);
   const double lse = real.head.lse[row];
-  const float s = real.score(i, j);
+  const float s = score<Element>(real.forward, i, j);
   if constexpr (sizeof(typename Element::Type) > 1) {
     const double p = std::exp2(s - lse * std::numbers::log2e);
     return {p, p};

@@ -7,63 +7,24 @@
 #include <limits>
 #include <numbers>
 
-#include "fpsa/numeric/bf16.h"
-#include "fpsa/numeric/e4m3.h"
+#include "fpsa/kernel/reference/elements.h"
 
 namespace fpsa::kernel::reference {
 namespace {
 
-struct F32 {
-  using Type = float;
-  static float value(Type x) { return x; }
-  static float probability(float p) { return p; }
-};
-struct Bf16 {
-  using Type = uint16_t;
-  static float value(Type x) { return numeric::f32_from_bf16(x); }
-  static float probability(float p) { return numeric::f32_from_bf16(numeric::bf16_from_f32(p)); }
-};
-struct E4m3 {
-  using Type = uint8_t;
-  static float value(Type x) { return numeric::f32_from_e4m3(x); }
-  static float probability(float p) {
-    return numeric::f32_from_e4m3(numeric::e4m3_from_f32(p * 256.0f)) * (1.0f / 256.0f);
-  }
-};
-struct Int8 {
-  using Type = int8_t;
-  static float value(Type x) { return x; }
-  // The product with 255 is exact in F64, so it is rounded once.
-  static double probability(float p) { return std::nearbyint(p * 255.0) / 255.0; }
-};
-
-int64_t memory_row(const int32_t* index, int64_t position) {
-  return index ? index[position] : position;
+// P as the entry's second product takes it.
+float probability(F32, float p) {
+  return p;
 }
-
-template <class Element>
-const typename Element::Type* row_of(const RowsView& rows, int64_t position) {
-  return static_cast<const typename Element::Type*>(rows.data) + memory_row(rows.index, position) * rows.stride;
+float probability(Bf16, float p) {
+  return numeric::f32_from_bf16(numeric::bf16_from_f32(p));
 }
-
-template <class Element>
-float score(const AttentionHead& head, int64_t query, int64_t key) {
-  const auto *q = row_of<Element>(head.q, query), *k = row_of<Element>(head.k, key);
-  double dot = 0;
-  for (int64_t d = 0; d < head.dim; ++d)
-    dot += static_cast<double>(Element::value(q[d])) * Element::value(k[d]);
-  const float to_log2 = static_cast<float>(std::numbers::log2e * head.softmax_scale);
-  const float row_factor = head.q_scale ? to_log2 * head.q_scale[query] : to_log2;
-  const float scaled = static_cast<float>(dot) * row_factor;
-  return head.k_scale ? scaled * head.k_scale[key] : scaled;
+float probability(E4m3, float p) {
+  return numeric::f32_from_e4m3(numeric::e4m3_from_f32(p * 256.0f)) * (1.0f / 256.0f);
 }
-
-void store(void* out, Dtype dtype, int64_t at, double value) {
-  const float rounded = static_cast<float>(value);
-  if (dtype == Dtype::kF32)
-    static_cast<float*>(out)[at] = rounded;
-  else
-    static_cast<uint16_t*>(out)[at] = numeric::bf16_from_f32(rounded);
+// The product with 255 is exact in F64, so it is rounded once.
+double probability(Int8, float p) {
+  return std::nearbyint(p * 255.0) / 255.0;
 }
 
 template <class Element>
@@ -85,7 +46,7 @@ void run_row(const AttentionHead& head, const QueryBlock& block, int64_t query, 
     for (int64_t key = block.ranges[r].begin; key < block.ranges[r].end; ++key) {
       const float p = std::exp2(scores[key] - m);
       sum += p;
-      const double weight = Element::probability(p);
+      const double weight = probability(Element(), p);
       const auto* v = row_of<Element>(head.v, key);
       for (int64_t d = 0; d < head.dim; ++d)
         values[d] += weight * Element::value(v[d]);
