@@ -29,6 +29,7 @@ struct Job {
   kernel::AttentionBwdHead head;
   kernel::AttentionGrads grads;
   const kernel::Visibility* transposed;
+  std::vector<size_t> borders;  // of the shares of its blocks
 };
 
 int64_t share_count(const kernel::Visibility& transposed) {
@@ -87,7 +88,7 @@ void run_wave(const kernel::AttentionBwd& kernel, const Job* jobs, int64_t count
   parallel(count * wave.shares, kernel.scratch_bytes(dim), [&](int64_t i, void* scratch) {
     const int64_t j = i / wave.shares, share = i % wave.shares;
     const auto blocks = jobs[j].transposed->blocks();
-    const auto borders = share_borders(blocks, wave.shares);
+    const auto& borders = jobs[j].borders;
     std::memset(wave.sum_of(j, share), 0, static_cast<size_t>(kernel.sum_bytes(queries, dim)));
     for (size_t b = borders[static_cast<size_t>(share)]; b < borders[static_cast<size_t>(share) + 1]; ++b)
       kernel.run(jobs[j].head, wave.packed_of(j), blocks[b], jobs[j].grads, wave.sum_of(j, share), scratch);
@@ -100,7 +101,7 @@ void run_wave(const kernel::AttentionBwd& kernel, const Job* jobs, int64_t count
   });
 }
 
-void run_jobs(const kernel::AttentionBwd& kernel, const std::vector<Job>& jobs) {
+void run_jobs(const kernel::AttentionBwd& kernel, std::vector<Job> jobs) {
   if (jobs.empty()) return;
   const int64_t queries = jobs[0].head.forward.queries, dim = jobs[0].head.forward.dim;
   auto line = [](int64_t bytes) { return std::max<int64_t>((bytes + 63) / 64 * 64, 64); };
@@ -111,6 +112,11 @@ void run_jobs(const kernel::AttentionBwd& kernel, const std::vector<Job>& jobs) 
   wave.shares = 1;
   for (const Job& job : jobs)
     wave.shares = std::max(wave.shares, share_count(*job.transposed));
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    // Heads with a shared mask are cut alike.
+    const bool same = i > 0 && jobs[i].transposed == jobs[i - 1].transposed;
+    jobs[i].borders = same ? jobs[i - 1].borders : share_borders(jobs[i].transposed->blocks(), wave.shares);
+  }
   const int64_t bytes = wave.packed_stride + wave.shares * wave.sum_stride;
   const int64_t busy = (at::get_num_threads() + wave.shares - 1) / wave.shares;  // heads that occupy every thread
   const int64_t heads = std::clamp(std::max(kWaveBytes / bytes, busy), int64_t{1}, count);
@@ -222,7 +228,7 @@ void run_plain(const Call& call, const int32_t* index, const TransposedOf& trans
     forward.k = rows_of(call.k, b, h, index);
     forward.v = rows_of(call.v, b, h, index);
   }
-  run_jobs(kernel::attention_bwd_at(kernel_dtype(call.q.scalar_type()), call.isa).kernel, jobs);
+  run_jobs(kernel::attention_bwd_at(kernel_dtype(call.q.scalar_type()), call.isa).kernel, std::move(jobs));
 }
 
 template <class TransposedOf>
@@ -244,7 +250,7 @@ void run_e4m3(const Call& call, const Plan& plan, const TransposedOf& transposed
     forward.k_scale = k.token_scale.const_data_ptr<float>() + i * tokens;
     forward.v_scale = v.scales.const_data_ptr<float>() + i * dim;
   }
-  run_jobs(kernel::attention_bwd_at(kernel::Dtype::kE4m3, call.isa).kernel, jobs);
+  run_jobs(kernel::attention_bwd_at(kernel::Dtype::kE4m3, call.isa).kernel, std::move(jobs));
 }
 
 // A C++ object among the saved data of a step of autograd.
