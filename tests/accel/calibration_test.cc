@@ -7,6 +7,7 @@
 
 #include "fpsa/accel/methods.h"
 #include "fpsa/base/check.h"
+#include "tests/error_of.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::accel {
@@ -64,16 +65,6 @@ std::unique_ptr<Method> method_of(const schedule::Candidate& candidate) {
   alone.tile = kTile;
   alone.phases = {{1.0, candidate.granularity, candidate.window, candidate.quant}};
   return make_fps(alone);
-}
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // Statistics by loops over elements in F64, of what the schedule's own method gives.

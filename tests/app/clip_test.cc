@@ -15,19 +15,11 @@
 #include "fpsa/app/outputs.h"
 #include "fpsa/app/progress.h"
 #include "fpsa/app/usage_error.h"
+#include "tests/error_of.h"
 #include "tests/io/scratch.h"
 
 namespace fpsa::app {
 namespace {
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(ClipShape, FollowsFromTheModel) {
   const auto shape = clip_shape(81, 480, 832, {}, {});

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "fpsa/app/usage_error.h"
+#include "tests/error_of.h"
 #include "tests/io/scratch.h"
 
 namespace fpsa::app {
@@ -39,16 +40,6 @@ struct Command {
     app.parse(list);
   }
 };
-
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Flags, UnderscoresInNamesAreDashesAndValuesStay) {
   Command command;

@@ -8,6 +8,7 @@
 #include "fpsa/base/check.h"
 #include "fpsa/numeric/bounds.h"
 #include "tests/kernel/attention_case.h"
+#include "tests/kernel/known_codes.h"
 #include "tests/kernel/tested_entries.h"
 #include "tests/tolerance.h"
 
@@ -15,6 +16,8 @@ namespace fpsa::kernel {
 namespace {
 
 using testing_support::AttentionCase;
+using testing_support::expect_known_codes;
+using testing_support::KnownCodes;
 using testing_support::run_entry;
 
 template <class Function>
@@ -25,11 +28,6 @@ void for_each_int8_entry(const Function& fn) {
     fn(entry);
   }
 }
-
-// Scores in log2 units with the code of each P: nearest integer to 255 * 2^(S2 - m), m = ceil(max S2).
-struct KnownCodes {
-  std::vector<double> s2, code;
-};
 
 // One query whose keys have those scores. Values are multiples of 1/4 in [-1, 1].
 void set_scores(AttentionCase& test, const std::vector<double>& s2) {
@@ -51,6 +49,7 @@ void set_scores(AttentionCase& test, const std::vector<double>& s2) {
 }
 
 TEST(AttentionFwdInt8, ProbabilitiesHaveTheCodesOfTheRule) {
+  // The nearest integer to 255 P.
   const std::vector<KnownCodes> cases = {
       {{-0.3}, {207}},                                    // m 0, 255 P 207.12
       {{2.6, 1.1}, {193, 68}},                            // m 3, 193.25 and 68.33
@@ -59,27 +58,11 @@ TEST(AttentionFwdInt8, ProbabilitiesHaveTheCodesOfTheRule) {
       {{2.99, 1.3, 0.9, -5, -6.1}, {253, 78, 59, 1, 0}},  // m 3, 253.2, 78.49, 59.48, 0.996 and 0.46
   };
   for_each_int8_entry([&](const AttentionFwdEntry& entry) {
-    for (const auto& [s2, code] : cases) {
-      SCOPED_TRACE(join("keys ", s2.size()));
-      const int32_t keys = static_cast<int32_t>(s2.size());
-      AttentionCase test(Dtype::kInt8, 1, 1, keys, 8);
-      set_scores(test, s2);
-      const KeyRange all{0, keys};
-      bool clean = false;
-      const auto got = run_entry(entry.kernel, test, {0, 1, &all, 1}, clean);
-      const double m = std::ceil(*std::ranges::max_element(s2));
-      EXPECT_EQ(got.row_max[0], m);
-      double sum = 0;
-      for (const double s : s2)
-        sum += std::exp2(s - m);
-      EXPECT_NEAR(got.lse[0], (m + std::log2(sum)) * std::numbers::ln2, 1e-5);
-      for (int64_t d = 0; d < 8; ++d) {
-        double weighted = 0;
-        for (size_t j = 0; j < s2.size(); ++j)
-          weighted += code[j] * test.value(test.head.v, nullptr, test.head.v_scale, static_cast<int64_t>(j), d);
-        EXPECT_NEAR(got.out[static_cast<size_t>(d)], weighted / (255 * sum), tolerance::kAttentionInt8Codes)
-            << "channel " << d;
-      }
+    for (const auto& known : cases) {
+      SCOPED_TRACE(join("keys ", known.s2.size()));
+      AttentionCase test(Dtype::kInt8, 1, 1, static_cast<int64_t>(known.s2.size()), 8);
+      set_scores(test, known.s2);
+      expect_known_codes(entry.kernel, test, known, 255, tolerance::kAttentionInt8Codes);
     }
   });
 }

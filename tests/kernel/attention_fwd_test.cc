@@ -10,6 +10,7 @@
 #include "fpsa/base/check.h"
 #include "fpsa/numeric/bounds.h"
 #include "tests/kernel/attention_case.h"
+#include "tests/kernel/known_codes.h"
 #include "tests/kernel/tested_entries.h"
 #include "tests/tolerance.h"
 
@@ -18,6 +19,8 @@ namespace {
 
 using testing_support::AttentionCase;
 using testing_support::AttentionResult;
+using testing_support::expect_known_codes;
+using testing_support::KnownCodes;
 using testing_support::run_entry;
 using testing_support::tested_entries;
 
@@ -302,11 +305,6 @@ TEST_P(AttentionFwdTable, ANanOrInfiniteScaleShowsInTheRowsThatUseIt) {
 INSTANTIATE_TEST_SUITE_P(Entries, AttentionFwdTable, testing::Range<size_t>(0, tested_entries().size()),
                          [](const auto& info) { return std::string(tested_entries()[info.param].name); });
 
-// Scores in log2 units with the value of the code of each P: E4M3(2^(S2 - m) * 256), m = ceil(max S2).
-struct KnownCodes {
-  std::vector<double> s2, code;
-};
-
 // One query whose keys have those scores. Values are multiples of 1/4 in [-1, 1]; scales of v are 1.
 void set_scores(AttentionCase& test, const std::vector<double>& s2) {
   constexpr float kQuery[8] = {2, 1, -1, 0.5f, 0, 0, 0, 0}, kKey[8] = {1, 0.5f, 2, 4, 7, -3, 5, 6};
@@ -328,6 +326,7 @@ void set_scores(AttentionCase& test, const std::vector<double>& s2) {
 }
 
 TEST(AttentionFwdE4m3, ProbabilitiesHaveTheCodesOfTheRule) {
+  // E4M3(256 P), by value.
   const std::vector<KnownCodes> cases = {
       {{-0.3}, {208}},                                             // m 0, 256 P 207.9
       {{2.6, 1.1}, {192, 72}},                                     // m 3, 194.0 and 68.6
@@ -336,26 +335,11 @@ TEST(AttentionFwdE4m3, ProbabilitiesHaveTheCodesOfTheRule) {
   };
   for (const auto& entry : tested_entries()) {
     if (entry.dtype != Dtype::kE4m3 || entry.isa > detected_isa()) continue;
-    for (const auto& [s2, code] : cases) {
-      SCOPED_TRACE(join(entry.name, " keys ", s2.size()));
-      const int32_t keys = static_cast<int32_t>(s2.size());
-      AttentionCase test(Dtype::kE4m3, 1, 1, keys, 8);
-      set_scores(test, s2);
-      const KeyRange all{0, keys};
-      bool clean = false;
-      const auto got = run_entry(entry.kernel, test, {0, 1, &all, 1}, clean);
-      const double m = std::ceil(*std::ranges::max_element(s2));
-      EXPECT_EQ(got.row_max[0], m);
-      double sum = 0;
-      for (const double s : s2)
-        sum += std::exp2(s - m);
-      for (int64_t d = 0; d < 8; ++d) {
-        double weighted = 0;
-        for (size_t j = 0; j < s2.size(); ++j)
-          weighted += code[j] * test.value(test.head.v, nullptr, test.head.v_scale, static_cast<int64_t>(j), d);
-        EXPECT_NEAR(got.out[static_cast<size_t>(d)], weighted / (256 * sum), tolerance::kAttentionE4m3Codes)
-            << "channel " << d;
-      }
+    for (const auto& known : cases) {
+      SCOPED_TRACE(join(entry.name, " keys ", known.s2.size()));
+      AttentionCase test(Dtype::kE4m3, 1, 1, static_cast<int64_t>(known.s2.size()), 8);
+      set_scores(test, known.s2);
+      expect_known_codes(entry.kernel, test, known, 256, tolerance::kAttentionE4m3Codes);
     }
   }
 }

@@ -24,6 +24,17 @@ class QuantizeTable : public testing::TestWithParam<size_t> {
   float scale_of(float absmax) const {
     return int8() ? numeric::int8_scale_from_absmax(absmax) : numeric::scale_from_absmax(absmax);
   }
+  // Rows of 8 as one group, whose largest magnitude gives scale 1.
+  std::vector<uint8_t> codes_at_scale_one(const std::vector<float>& x) const {
+    const int64_t rows = static_cast<int64_t>(x.size()) / 8;
+    const std::vector<int32_t> group(static_cast<size_t>(rows), 0);
+    std::vector<uint8_t> codes(x.size());
+    float scale = 0;
+    entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, rows, 8}, group.data(), 1, codes.data(), &scale,
+                          nullptr);
+    EXPECT_EQ(scale, 1.0f);
+    return codes;
+  }
   uint8_t code_of(float x, float scale) const {
     return int8() ? static_cast<uint8_t>(numeric::quantize_int8(x, scale)) : numeric::quantize_e4m3(x, scale);
   }
@@ -135,12 +146,7 @@ TEST_P(QuantizeTable, RoundsEveryMidpointAndNeighbourAsTheScalarDoes) {
   x.push_back(-0.0f);
   while (x.size() % 8 != 0)
     x.push_back(0.0f);
-  const int64_t rows = static_cast<int64_t>(x.size()) / 8;
-  const std::vector<int32_t> group(static_cast<size_t>(rows), 0);
-  std::vector<uint8_t> codes(x.size());
-  float scale = 0;
-  entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, rows, 8}, group.data(), 1, codes.data(), &scale, nullptr);
-  EXPECT_EQ(scale, 1.0f);
+  const auto codes = codes_at_scale_one(x);
   for (size_t i = 0; i < x.size(); ++i)
     EXPECT_EQ(codes[i], numeric::e4m3_from_f32(x[i])) << x[i];
 }
@@ -165,12 +171,7 @@ TEST_P(QuantizeTable, Int8RoundsEveryMidpointToEvenAndItsNeighboursToTheNearest)
     x.push_back(-0x1p-149f);
     want.push_back(0);
   }
-  const int64_t rows = static_cast<int64_t>(x.size()) / 8;
-  const std::vector<int32_t> group(static_cast<size_t>(rows), 0);
-  std::vector<uint8_t> codes(x.size());
-  float scale = 0;
-  entry().kernel.tokens({{x.data(), 8, nullptr}, Dtype::kF32, rows, 8}, group.data(), 1, codes.data(), &scale, nullptr);
-  EXPECT_EQ(scale, 1.0f);
+  const auto codes = codes_at_scale_one(x);
   for (size_t i = 0; i < x.size(); ++i)
     EXPECT_EQ(static_cast<int8_t>(codes[i]), want[i]) << x[i];
 }

@@ -10,6 +10,7 @@
 #include <numbers>
 
 #include "fpsa/ops/quantize.h"
+#include "tests/error_of.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::ops {
@@ -231,21 +232,11 @@ TEST(AttentionGrad, TheExactOutputKeepsRowsOfDsAtZero) {
   EXPECT_LT(relative_rms(good.q, want), 0.4 * relative_rms(biased.q, want));
 }
 
-template <class Function>
-std::string message_of(const Function& fn) {
-  try {
-    fn();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(AttentionGrad, RefusalsSayWhy) {
   const Inputs x = leaves(random_inputs(1, 20, 20, 2, 16, at::kFloat));
   const auto out = differentiable_dense_attention(x.q, x.k, x.v).out;
   auto says = [](const std::string& text, const auto& fn) {
-    const auto message = message_of(fn);
+    const auto message = error_of<std::exception>(fn);
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
   says("no second derivative", [&] { torch::autograd::grad({out.sum()}, {x.q}, {}, std::nullopt, true); });

@@ -6,20 +6,11 @@
 #include <random>
 
 #include "fpsa/base/check.h"
+#include "tests/error_of.h"
 #include "tests/pattern/grid_cases.h"
 
 namespace fpsa::pattern {
 namespace {
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // The window rule on one axis, in the words of its definition.
 bool sees(int64_t q, int64_t k, int64_t n, int64_t w) {

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "fpsa/base/check.h"
+#include "tests/error_of.h"
 #include "tests/pattern/grid_cases.h"
 
 namespace fpsa::pattern {
@@ -194,16 +195,6 @@ TEST(TokenGroups, TileGranularityIsTheTile) {
   const TokenGroups groups = token_groups(order);
   EXPECT_EQ(groups.count, 240);
   EXPECT_EQ(groups.run_begin, order.tile_begin());
-}
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(TileOrder, RefusesImpossibleExtents) {

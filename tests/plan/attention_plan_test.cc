@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/error_of.h"
 #include "tests/plan/problem.h"
 
 namespace fpsa::plan {
@@ -9,7 +10,6 @@ namespace {
 
 using kernel::Dtype;
 using pattern::Grid;
-using testing_support::message_of;
 
 std::shared_ptr<const Geometry> geometry_of(pattern::BlockMask mask, const Grid& grid, const Grid& tile) {
   return std::make_shared<const Geometry>(grid, tile, tile, std::move(mask));
@@ -79,8 +79,8 @@ TEST(AttentionPlan, TheLargestBatchIsTheLastThatCanBeCounted) {
     EXPECT_EQ(plan.workspace_bytes(most, 1), plan.workspace_bytes(1000, 1));
     for (const int64_t batch : {most + 1, int64_t{1} << 62, (int64_t{1} << 62) + 1, INT64_MAX}) {
       const auto text = join("batch: expected at most ", most, " for this plan, got ", batch);
-      EXPECT_EQ(message_of([&] { plan.jobs(batch); }), text);
-      EXPECT_EQ(message_of([&] { plan.workspace_bytes(batch, 1); }), text);
+      EXPECT_EQ(error_of([&] { plan.jobs(batch); }), text);
+      EXPECT_EQ(error_of([&] { plan.workspace_bytes(batch, 1); }), text);
     }
   }
 }
@@ -101,7 +101,7 @@ TEST(AttentionPlan, ErrorsNameTheArgument) {
   auto says = [&](const std::string& text, const std::shared_ptr<const Geometry>& geometry, auto change) {
     AttentionSpec spec;
     change(spec);
-    const auto message = message_of([&] { AttentionPlan(geometry, spec); });
+    const auto message = error_of([&] { AttentionPlan(geometry, spec); });
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
   says("no error", dense, [](AttentionSpec&) {});
@@ -117,17 +117,17 @@ TEST(AttentionPlan, ErrorsNameTheArgument) {
   auto cross = [](int64_t queries, int64_t keys, Precision precision) {
     AttentionSpec spec;
     spec.precision = precision;
-    return message_of([&] { AttentionPlan(queries, keys, spec); });
+    return error_of([&] { AttentionPlan(queries, keys, spec); });
   };
   EXPECT_NE(cross(-1, 5, Precision::kNone).find("queries: expected 0 to 2^31 - 1, got -1"), std::string::npos);
   EXPECT_NE(cross(5, int64_t{1} << 31, Precision::kNone).find("keys: expected"), std::string::npos);
   EXPECT_NE(cross(5, 5, Precision::kE4m3).find("precision: quantisation needs a grid"), std::string::npos);
   const AttentionPlan plan(5, 5, {});
-  EXPECT_NE(message_of([&] { plan.workspace_bytes(1, 0); }).find("threads: expected 1 to 4096, got 0"),
+  EXPECT_NE(error_of([&] { plan.workspace_bytes(1, 0); }).find("threads: expected 1 to 4096, got 0"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { plan.workspace_bytes(1, 4097); }).find("threads: expected 1 to 4096, got 4097"),
+  EXPECT_NE(error_of([&] { plan.workspace_bytes(1, 4097); }).find("threads: expected 1 to 4096, got 4097"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { plan.workspace_bytes(-1, 1); }).find("batch: expected"), std::string::npos);
+  EXPECT_NE(error_of([&] { plan.workspace_bytes(-1, 1); }).find("batch: expected"), std::string::npos);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "fpsa/base/check.h"
 #include "tests/plan/problem.h"
 
 namespace fpsa::plan {

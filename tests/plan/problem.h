@@ -8,10 +8,8 @@
 #include <cstring>
 #include <memory>
 #include <random>
-#include <string>
 #include <vector>
 
-#include "fpsa/base/check.h"
 #include "fpsa/kernel/smoothing.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/plan/quantize.h"
@@ -19,17 +17,6 @@
 #include "fpsa/plan/thread_pool.h"
 
 namespace fpsa::plan::testing_support {
-
-/// What an Error of fn() says.
-template <class Function>
-std::string message_of(const Function& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 /// Every byte of a result.
 struct Result {

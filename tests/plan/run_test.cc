@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "fpsa/base/check.h"
+#include "tests/error_of.h"
 #include "tests/plan/problem.h"
 
 namespace fpsa::plan {
@@ -14,7 +15,6 @@ namespace {
 using kernel::Dtype;
 using pattern::Grid;
 using testing_support::Layout;
-using testing_support::message_of;
 using testing_support::Problem;
 using testing_support::sliding;
 
@@ -204,7 +204,7 @@ TEST(Run, ErrorsNameTheArgument) {
     a.output = problem.output(result, layout);
     a.workspace = workspace.bytes();
     change(a);
-    const auto message = message_of([&] { run(plan, a.batch, a.inputs, a.scale, a.output, a.workspace, serial); });
+    const auto message = error_of([&] { run(plan, a.batch, a.inputs, a.scale, a.output, a.workspace, serial); });
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
   says("no error", [](Arguments&) {});
@@ -230,8 +230,7 @@ TEST(Run, ErrorsNameTheArgument) {
   const float scales[64] = {};
   const Source codes = problem.source(problem.q, 32, layout);
   auto code_message = [&](const AttentionPlan& by, const Codes& input) {
-    return message_of(
-        [&] { run_codes(by, 1, input, 0.25f, problem.output(result, layout), workspace.bytes(), serial); });
+    return error_of([&] { run_codes(by, 1, input, 0.25f, problem.output(result, layout), workspace.bytes(), serial); });
   };
   EXPECT_NE(code_message(plan, {codes, codes, codes, scales, scales, scales}).find("codes: the plan's precision"),
             std::string::npos);
@@ -256,7 +255,7 @@ TEST(Run, ErrorsNameTheArgument) {
   const Inputs inputs{problem.source(problem.q, 32, layout), problem.source(problem.k, 32, layout),
                       problem.source(problem.v, 32, layout)};
   Workspace larger(int8.workspace_bytes(1, 1));
-  const auto message = message_of([&] { run(int8, 1, inputs, 0.25f, output, larger.bytes(), serial); });
+  const auto message = error_of([&] { run(int8, 1, inputs, 0.25f, output, larger.bytes(), serial); });
   EXPECT_NE(message.find("exact: it is for the backward, which INT8 attention does not have"), std::string::npos)
       << message;
 }

@@ -6,22 +6,13 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/pattern/mask.h"
+#include "tests/error_of.h"
 
 namespace fpsa::schedule {
 namespace {
 
 using pattern::kAllTiles;
 using pattern::kFullWindow;
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(DefaultSchedule, IsValidAndGoesFromCoarseToFineToBetween) {
   const Schedule s = default_schedule();

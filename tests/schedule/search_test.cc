@@ -8,21 +8,12 @@
 #include <random>
 
 #include "fpsa/base/check.h"
+#include "tests/error_of.h"
 
 namespace fpsa::schedule {
 namespace {
 
 constexpr double kExact = 1e-9;  // the search's own idea of equal means
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // Candidates of densities 1, 1/2, 1/4 ... and one more as dense as the first, of another granularity.
 ErrorTable empty_table(size_t candidates, int64_t steps, int64_t layers, int64_t heads) {
