@@ -10,7 +10,7 @@ namespace fpsa::app::bench {
 enum class Extent {
   kQuick,    // seconds, tiny shapes: that everything works, not how fast
   kDefault,  // minutes: every figure of the summary
-  kFull,     // every shape at both head dims
+  kFull,     // every shape, head dims 64 to 256
 };
 
 struct AttentionBenchOptions {

@@ -65,7 +65,7 @@ void add_bench_command(CLI::App& app) {
       ->type_name(levels);
   add_choice(*attention, "--only", flags->options.only, bench::attention_groups(), "Only this group of cases");
   add_switch(*attention, "--quick", flags->quick, "Tiny shapes, seconds: that everything works, not how fast");
-  add_switch(*attention, "--full", flags->full, "Every shape at both head dims");
+  add_switch(*attention, "--full", flags->full, "Every shape, head dims 64 to 256");
   attention->final_callback([flags] { run(*flags); });
   command->final_callback([command] {
     FPSA_USAGE_CHECK(!command->get_subcommands().empty(), "bench: expected what to measure: attention; got none");

@@ -59,7 +59,7 @@ int report_unknown(const CLI::App& app, const std::vector<std::string>& argument
     const auto name = dashes == std::string::npos ? argument : argument.substr(dashes);
     const auto near = fpsa::app::nearest_name(name.substr(0, name.find('=')), known);
     std::cerr << ", got an unknown one; ";
-    if (near) std::cerr << "did you mean " << (is_command ? "" : "--") << *near << "?; ";
+    if (near) std::cerr << "did you mean " << (is_command ? "" : "--") << *near << "? ";
     if (const auto* owner = is_command ? nullptr : owner_of_flag(command, name.substr(0, name.find('='))))
       std::cerr << "it goes after '" << full_name(*owner) << "'; ";
     std::cerr << "all: " << full_name(command) << " --help\n";
