@@ -65,7 +65,7 @@ class CalibrationRun {
 
 void CalibrationRun::run() {
   model_ = std::make_unique<ModelSession>(options_.run.model, options_.run.parts, options_.run.prompt_embeds.empty(),
-                                          options_.run.dtype, "f32");
+                                          options_.run.dtype, "f32", options_.run.loras);
   shape_ = clip_shape(options_.run.num_frames, options_.run.height, options_.run.width, model_->dit_config(),
                       model_->vae_config());
   loop_.scheduler = scheduler_for(options_.run, *model_);

@@ -16,6 +16,31 @@ const std::vector<std::string> kFolderSettings = {
     "height",         "width",      "size",    "num-frames",     "fps", "num-inference-steps",
     "guidance-scale", "flow-shift", "sampler", "negative-prompt"};
 
+// FILE or FILE:SCALE. A file whose own name ends like that is taken as it is.
+models::wan::LoraFile parse_lora(const std::string& text) {
+  FPSA_USAGE_CHECK(!text.empty(), "--lora: expected FILE or FILE:SCALE, got an empty text");
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || fs::exists(text)) return {text, 1.0};
+  FPSA_USAGE_CHECK(colon > 0, "--lora: expected FILE or FILE:SCALE, got '", text, "'");
+  return {text.substr(0, colon), parse_number("--lora " + text, text.substr(colon + 1), -1000, 1000)};
+}
+
+void add_lora_flag(CLI::App& command, GenerateOptions& options) {
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--lora",
+          [&options](const std::vector<std::string>& texts) {
+            options.loras.clear();
+            for (const std::string& text : texts)
+              options.loras.push_back(parse_lora(text));
+          },
+          "LoRA to merge into the transformer: diffusers, PEFT, original or Comfy keys; may be given several times")
+      ->type_name("FILE[:SCALE]")
+      ->allow_extra_args(false)
+      ->take_all()
+      ->group("Content");
+}
+
 }  // namespace
 
 void add_content_flags(CLI::App& command, GenerateOptions& options) {
@@ -30,6 +55,7 @@ void add_content_flags(CLI::App& command, GenerateOptions& options) {
   add_path(command, "--tokenizer,--tokenizer-path", options.parts.tokenizer,
            "UMT5 tokenizer from elsewhere: folder or spiece.model [the model's own]")
       ->group("Content");
+  add_lora_flag(command, options);
   add_text(command, "--prompt,-p", options.prompt, "What the video shows")->group("Content");
   add_path(command, "--prompt-file", options.prompt_file, "One prompt per line; videos are numbered")
       ->group("Content");

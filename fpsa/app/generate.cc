@@ -113,7 +113,7 @@ std::string Generation::memory_remedies() const {
 void Generation::open_model() {
   const auto timer = record_.stages.time("load");
   model_ = std::make_unique<ModelSession>(options_.model, options_.parts, options_.prompt_embeds.empty(),
-                                          options_.dtype, options_.vae_dtype);
+                                          options_.dtype, options_.vae_dtype, options_.loras);
   shape_ = clip_shape(options_.num_frames, options_.height, options_.width, model_->dit_config(), model_->vae_config());
 }
 
@@ -264,6 +264,8 @@ nlohmann::json Generation::parameters(const std::string& prompt) const {
        {std::pair{"vae", options_.parts.vae}, std::pair{"text_encoder", options_.parts.text_encoder},
         std::pair{"tokenizer", options_.parts.tokenizer}})
     if (!part.empty()) result[key] = last_name(part);
+  for (const auto& lora : options_.loras)
+    result["loras"].push_back({{"file", last_name(lora.path)}, {"scale", lora.scale}});
   if (options_.init_latents.empty()) result["seed"] = options_.seed;
   if (attention_.schedule) result["schedule"] = schedule::to_toml(*attention_.schedule);
   return result;

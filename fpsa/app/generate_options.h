@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fpsa/models/wan/layouts.h"
+#include "fpsa/models/wan/lora.h"
 
 namespace fpsa::app {
 
@@ -16,6 +17,7 @@ namespace fpsa::app {
 struct GenerateOptions {
   std::filesystem::path model;
   models::wan::PartPaths parts;  // VAE, text encoder and tokenizer from elsewhere
+  std::vector<models::wan::LoraFile> loras;
   std::string prompt;
   std::filesystem::path prompt_file;
   std::string negative_prompt;

@@ -32,8 +32,9 @@ diffusion::SchedulerConfig scheduler_of(const models::wan::ModelPlace& place) {
 }
 
 ModelSession::ModelSession(const std::filesystem::path& path, const models::wan::PartPaths& named, bool with_text,
-                           const std::string& dtype, const std::string& vae_dtype)
-    : path_(path), named_(named) {
+                           const std::string& dtype, const std::string& vae_dtype,
+                           const std::vector<models::wan::LoraFile>& loras)
+    : path_(path), named_(named), loras_(loras) {
   const auto place = models::wan::find_model(path);
   scheduler_ = scheduler_of(place);
   description_ = models::wan::describe_model(place, named, with_text);
@@ -45,6 +46,7 @@ ModelSession::ModelSession(const std::filesystem::path& path, const models::wan:
   vae_dtype_ = vae_dtype == "bf16" ? at::kBFloat16 : at::kFloat;
   dit_config_ = models::wan::DitConfig::from_json(transformer.config);
   vae_config_ = models::wan::VaeConfig::from_json(part(Part::kVae)->config);
+  models::wan::read_loras(loras_, dit_config_);  // refused now, not after the text encoder has run
 }
 
 std::string ModelSession::schedule() const {
@@ -61,6 +63,7 @@ models::wan::WanModel ModelSession::load(Part part) const {
   options.text_encoder = part == Part::kTextEncoder;
   options.vae = part == Part::kVae;
   options.paths = named_;
+  options.loras = loras_;
   return models::wan::load_model(path_, options);
 }
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "fpsa/diffusion/sigmas.h"
 #include "fpsa/models/wan/describe.h"
@@ -25,7 +26,8 @@ class ModelSession {
   /// `dtype` is auto, bf16 or f32; auto is BF16 for a transformer stored in 16 or 8 bits.
   ///   Errors    everything models::wan::load_model refuses
   ModelSession(const std::filesystem::path& path, const models::wan::PartPaths& named, bool with_text,
-               const std::string& dtype, const std::string& vae_dtype);
+               const std::string& dtype, const std::string& vae_dtype,
+               const std::vector<models::wan::LoraFile>& loras = {});
 
   at::ScalarType dtype() const { return dtype_; }
   at::ScalarType vae_dtype() const { return vae_dtype_; }
@@ -51,6 +53,7 @@ class ModelSession {
 
   std::filesystem::path path_;
   models::wan::PartPaths named_;
+  std::vector<models::wan::LoraFile> loras_;
   models::wan::Description description_;
   diffusion::SchedulerConfig scheduler_;
   at::ScalarType dtype_ = at::kFloat, vae_dtype_ = at::kFloat;

@@ -22,10 +22,18 @@ Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool 
 Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool keep_f32, Init init) {
   weight = scope.param("weight", {out, in}, init, keep_f32);
   if (has_bias) bias = scope.param("bias", {out}, Init::zeros(), keep_f32);
+  adapter = scope.low_rank("weight", {out, in});
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  return at::linear(x, as(weight, x), as(bias, x));
+  const at::Tensor y = at::linear(x, as(weight, x), as(bias, x));
+  if (!adapter) return y;
+  return y + adapter->scale * at::linear(at::linear(x, as(adapter->a, x)), as(adapter->b, x));
+}
+
+at::Tensor Linear::merged_weight() const {
+  if (!adapter) return weight;
+  return weight.to(at::kFloat) + adapter->scale * at::mm(adapter->b, adapter->a);
 }
 
 RmsNorm::RmsNorm(const Scope& scope, int64_t dim, double eps_in, bool keep_f32) : eps(eps_in) {

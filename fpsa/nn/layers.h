@@ -4,19 +4,24 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+
 #include "fpsa/nn/parameters.h"
 
 namespace fpsa::nn {
 
-/// y = x W^T + b.  x [..., in], weight [out, in], bias [out] or undefined.
+/// y = x W^T + b.  x [..., in], weight [out, in], bias [out] or undefined. With an adapter, y += scale x A^T B^T.
 struct Linear {
   Linear() = default;
   /// Initialised as torch's Linear unless `init` says otherwise: uniform with half width 1/sqrt(in).
   Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias = true, bool keep_f32 = false);
   Linear(const Scope& scope, int64_t in, int64_t out, bool has_bias, bool keep_f32, Init init);
   at::Tensor operator()(const at::Tensor& x) const;
+  /// The weight with the adapter added, in F32, as loading would merge it; the weight itself without one.
+  at::Tensor merged_weight() const;
 
   at::Tensor weight, bias;
+  std::optional<LowRank> adapter;  // only while one is trained: loading merges adapters into the weight
 };
 
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension; statistics in F32, result in x's dtype.

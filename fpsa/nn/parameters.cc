@@ -6,17 +6,28 @@
 
 namespace fpsa::nn {
 
+std::string Scope::full_name(std::string_view name) const {
+  return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
+}
+
 Scope Scope::operator/(std::string_view name) const {
-  return Scope(*source_, prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name));
+  return Scope(*source_, full_name(name));
 }
 
 at::Tensor Scope::param(std::string_view name, std::vector<int64_t> shape, Init init, bool keep_f32) const {
   ParameterSpec spec;
-  spec.name = prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
+  spec.name = full_name(name);
   spec.shape = std::move(shape);
   spec.init = init;
   spec.keep_f32 = keep_f32;
   return source_->get(spec);
+}
+
+std::optional<LowRank> Scope::low_rank(std::string_view name, std::vector<int64_t> shape) const {
+  ParameterSpec spec;
+  spec.name = full_name(name);
+  spec.shape = std::move(shape);
+  return source_->low_rank(spec);
 }
 
 at::Tensor SpecCollector::get(const ParameterSpec& spec) {

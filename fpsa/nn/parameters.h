@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,11 +36,19 @@ struct ParameterSpec {
   bool keep_f32 = false;  // stays F32 whatever the compute dtype (diffusers' _keep_in_fp32_modules)
 };
 
+/// A low-rank addition to a matrix: W + scale B A.
+struct LowRank {
+  at::Tensor a, b;  // [rank, in], [out, rank]
+  double scale = 1.0;
+};
+
 /// Answers a module's requests for tensors. Implementations may defer errors to a report at the end.
 class ParameterSource {
  public:
   virtual ~ParameterSource() = default;
   virtual at::Tensor get(const ParameterSpec& spec) = 0;
+  /// What a linear layer adds to its weight of that name while an adapter is trained beside it; nothing by default.
+  virtual std::optional<LowRank> low_rank(const ParameterSpec&) { return std::nullopt; }
 };
 
 /// A dotted prefix over a source: scope / "blocks" / 3 asks for names under "blocks.3.".
@@ -52,9 +61,13 @@ class Scope {
 
   at::Tensor param(std::string_view name, std::vector<int64_t> shape, Init init = Init::zeros(),
                    bool keep_f32 = false) const;
+  /// ParameterSource::low_rank of the parameter of that name.
+  std::optional<LowRank> low_rank(std::string_view name, std::vector<int64_t> shape) const;
   const std::string& prefix() const { return prefix_; }
 
  private:
+  std::string full_name(std::string_view name) const;
+
   ParameterSource* source_;
   std::string prefix_;
 };

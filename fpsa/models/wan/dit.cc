@@ -187,13 +187,13 @@ const at::Tensor& WanDit::rope(pattern::Grid grid, const RopeStretch& stretch) {
 at::Tensor WanDit::feed_forward(const Layer& layer, const at::Tensor& x) const {
   if (differentiating()) {
     const auto apply = [&](const nn::Linear& linear, const at::Tensor& in) {
-      return e4m3_feed_forward_ ? ops::e4m3_linear(in, linear.weight, linear.bias) : linear(in);
+      return e4m3_feed_forward_ ? ops::e4m3_linear(in, linear.merged_weight(), linear.bias) : linear(in);
     };
     return apply(layer.down, at::gelu(apply(layer.up, x), "tanh"));
   }
   // Weights are coded once, not for every chunk of rows.
   const auto coded = [&](const nn::Linear& linear) {
-    return e4m3_feed_forward_ ? ops::e4m3_rows(linear.weight) : ops::CodedRows{};
+    return e4m3_feed_forward_ ? ops::e4m3_rows(linear.merged_weight()) : ops::CodedRows{};
   };
   const auto up = coded(layer.up), down = coded(layer.down);
   const auto apply = [&](const nn::Linear& linear, const ops::CodedRows& codes, const at::Tensor& in) {

@@ -3,13 +3,15 @@
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/opened_part.h"
 #include "fpsa/nn/checkpoint.h"
+#include "fpsa/nn/merging_source.h"
 
 namespace fpsa::models::wan {
 namespace fs = std::filesystem;
 namespace {
 
 template <class Module, class Config>
-std::unique_ptr<Module> build(OpenedPart part, const Config& config, const PartOptions& options, LoadedPart* report) {
+std::unique_ptr<Module> build(OpenedPart part, const Config& config, const PartOptions& options, LoadedPart* report,
+                              const nn::WeightDeltas& deltas = {}) {
   LoadedPart loaded;
   loaded.part = part.weights.found.part;
   loaded.source = part.files.weights;
@@ -19,15 +21,17 @@ std::unique_ptr<Module> build(OpenedPart part, const Config& config, const PartO
   loaded.weight_bytes = loaded.parameters * static_cast<int64_t>(c10::elementSize(options.dtype));
   nn::CheckpointSource source(std::move(part.weights.tensors), options.dtype, part.origin(),
                               std::move(part.weights.scales), options.device);
-  auto module = std::make_unique<Module>(config, nn::Scope(source));
+  nn::MergingSource merged(source, deltas, options.dtype);
+  auto module = std::make_unique<Module>(config, nn::Scope(merged));
   loaded.converted_bytes = source.finish().converted_bytes;
   if (report) *report = loaded;
   return module;
 }
 
-std::unique_ptr<WanDit> build_transformer(OpenedPart part, const PartOptions& options, LoadedPart* report) {
+std::unique_ptr<WanDit> build_transformer(OpenedPart part, const PartOptions& options, LoadedPart* report,
+                                          const std::vector<LoraFile>& loras = {}) {
   const DitConfig config = dit_config_of(part);
-  return build<WanDit>(std::move(part), config, options, report);
+  return build<WanDit>(std::move(part), config, options, report, read_loras(loras, config));
 }
 
 std::unique_ptr<Umt5Encoder> build_text_encoder(OpenedPart part, const PartOptions& options, LoadedPart* report) {
@@ -76,7 +80,8 @@ WanModel load_model(const fs::path& path, const LoadOptions& options) {
   }
   if (options.transformer) {
     model.metadata = transformer.metadata;
-    model.transformer = build_transformer(std::move(transformer), {options.dtype, options.device}, &report);
+    model.transformer =
+        build_transformer(std::move(transformer), {options.dtype, options.device}, &report, options.loras);
     model.parts.push_back(report);
   }
   const auto config_of = [](const auto& module) { return module ? &module->config() : nullptr; };

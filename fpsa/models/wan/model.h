@@ -10,6 +10,7 @@
 
 #include "fpsa/models/wan/dit.h"
 #include "fpsa/models/wan/layouts.h"
+#include "fpsa/models/wan/lora.h"
 #include "fpsa/models/wan/text_encoder.h"
 #include "fpsa/models/wan/tokenizer.h"
 #include "fpsa/models/wan/vae.h"
@@ -24,6 +25,7 @@ struct LoadOptions {
   at::Device device = at::kCPU;                              // where all weights go; anything but the CPU copies them
   bool transformer = true, text_encoder = true, vae = true;  // the text encoder brings the tokenizer
   PartPaths paths;
+  std::vector<LoraFile> loras;  // merged into the transformer's weights, in this order
 };
 
 /// How one part was loaded.
@@ -32,8 +34,9 @@ struct LoadedPart {
   std::filesystem::path source;
   Naming naming = Naming::kDiffusers;
   int64_t parameters = 0;
-  int64_t weight_bytes = 0;     // of all weights in use
-  int64_t converted_bytes = 0;  // of those, private copies in another dtype; the rest is the file's own pages
+  int64_t weight_bytes = 0;  // of all weights in use
+  int64_t converted_bytes =
+      0;  // of those, private copies in another dtype or with a LoRA; the rest is the file's pages
 };
 
 /// The loaded model; parts that were not asked for are null.
@@ -49,8 +52,8 @@ struct WanModel {
 };
 
 /// Recognises the layout at `path` and loads the parts asked for, mapped and copied only where the dtype differs.
-///   Errors    fpsa::Error: everything find_model, find_part, rename_part and nn::CheckpointSource refuse; parts that
-///             do not fit together (latent channels, text width, vocabulary)
+///   Errors    fpsa::Error: everything find_model, find_part, rename_part, read_loras and nn::CheckpointSource refuse;
+///             parts that do not fit together (latent channels, text width, vocabulary)
 WanModel load_model(const std::filesystem::path& path, const LoadOptions& options = {});
 
 /// One part alone, from a checkpoint file or folder with or without a config file (deduced from the shapes then).
