@@ -7,6 +7,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/train/clip_batch.h"
+#include "fpsa/train/flow_levels.h"
 #include "fpsa/train/text_conditioner.h"
 
 namespace fpsa::train {
@@ -27,12 +28,6 @@ std::string faults(const Agreement& a) {
   if (!a.background) out += " background";
   if (!a.motion) out += " motion";
   return out.empty() ? out : " [wrong:" + out + "]";
-}
-
-// Logit-normal levels, shifted: sigma = s u / (1 + (s - 1) u), u = sigmoid(normal).
-at::Tensor draw_sigmas(int64_t count, double shift, at::Generator& generator) {
-  const at::Tensor u = at::sigmoid(at::randn({count}, generator, at::kFloat));
-  return (shift * u / (1.0 + (shift - 1.0) * u)).clamp_max(1.0);
 }
 
 }  // namespace
@@ -70,18 +65,12 @@ DitObjective::DitObjective(const Recipe& recipe, const DitData& data)
     : recipe_(recipe),
       data_(data),
       codec_(VaeCodec::load(data.vae)),
-      tokenizer_(models::wan::Tokenizer::load(data.tokenizer)),
-      attention_(accel::make_dense()) {
+      tokenizer_(models::wan::Tokenizer::load(data.tokenizer)) {
   nn::RandomInit init(recipe.seed);
   model_ = std::make_unique<DitModel>(init, tokenizer_.vocab_size());
   model_->dit.set_compute_dtype(at::kBFloat16);
   parameters_ = init.tensors;
-  if (recipe.schedule) {
-    const auto& config = model_->dit.config();
-    schedule::check_for_model(*recipe.schedule, config.num_layers, config.num_attention_heads);
-    model_->dit.set_e4m3_feed_forward(recipe.schedule->feed_forward == schedule::Quant::kE4m3);
-    levels_.emplace(recipe.schedule->shift, recipe.num_inference_steps);
-  }
+  forward_ = std::make_unique<PhasedForward>(recipe, model_->dit);
   if (recipe.distill_weight > 0) {
     nn::RandomInit copies(recipe.seed);
     teacher_ = std::make_unique<DitModel>(copies, tokenizer_.vocab_size(), /*with_helpers=*/false);
@@ -111,53 +100,6 @@ void DitObjective::grow_pool(int64_t stage_step) {
   pool_->grow_to(start + (stage_.refresh_every > 0 ? stage_step / stage_.refresh_every : 0));
 }
 
-void DitObjective::attend_as_scheduled(int64_t stage_step) {
-  if (!recipe_.schedule) return;
-  const double progress =
-      stage_.density_steps > 0 ? static_cast<double>(stage_step) / static_cast<double>(stage_.density_steps) : 1.0;
-  auto wanted = with_density(*recipe_.schedule, grid_of(stage_), progress);
-  if (attended_ == wanted) return;
-  attention_ = accel::make_fps(wanted);
-  attended_ = std::move(wanted);
-}
-
-// One forward for the samples of each phase; the outputs in the order of the batch. Every sample keeps a noise level
-// of its own, as in dense training, and no phase's share of the loss depends on the others in the batch: the mean over
-// the batch estimates the same expectation, at a lower variance than one level for all of them would.
-models::wan::DitOutput DitObjective::predict_by_phase(const nn::DenoiserInput& input,
-                                                      const models::wan::DitOptions& options, const at::Tensor& sigma,
-                                                      Figures& figures) {
-  const auto groups =
-      group_by_phase(*recipe_.schedule, *levels_, {sigma.const_data_ptr<float>(), static_cast<size_t>(sigma.numel())});
-  std::vector<at::Tensor> velocity, tap, order;
-  double density = 0;
-  for (const PhaseGroup& group : groups) {
-    const at::Tensor rows = at::tensor(group.samples, at::kLong);
-    nn::DenoiserInput part = input;
-    models::wan::DitOptions part_options = options;
-    if (groups.size() > 1) {
-      part.latents = input.latents.index_select(0, rows);
-      part.timestep = input.timestep.index_select(0, rows);
-      part.text = input.text.index_select(0, rows);
-      part_options.text_multiplicity = options.text_multiplicity.index_select(0, rows);
-    }
-    part.step = group.step;
-    part.num_steps = levels_->steps();
-    attention_->reset();
-    const auto out = model_->dit.forward(part, *attention_, part_options);
-    const auto report = attention_->report();
-    for (const auto& entry : report)
-      density += entry.density * static_cast<double>(group.samples.size()) / static_cast<double>(report.size());
-    velocity.push_back(out.velocity);
-    tap.push_back(out.tap);
-    order.push_back(rows);
-  }
-  figures["density"] = density / static_cast<double>(sigma.numel());
-  if (groups.size() == 1) return {velocity[0], tap[0]};
-  const at::Tensor back = at::cat(order).argsort();
-  return {at::cat(velocity).index_select(0, back), at::cat(tap).index_select(0, back)};
-}
-
 // What the starting weights say about the same input, with their own text encoder and dense attention.
 at::Tensor DitObjective::teacher_velocity(nn::DenoiserInput input, models::wan::DitOptions options,
                                           const std::vector<std::string>& prompts) {
@@ -172,7 +114,7 @@ at::Tensor DitObjective::teacher_velocity(nn::DenoiserInput input, models::wan::
 
 Loss DitObjective::loss(int64_t step, int64_t stage_step, int64_t micro) {
   grow_pool(stage_step);
-  attend_as_scheduled(stage_step);
+  forward_->attend(stage_, stage_step);
   const auto batch_seed = [&](uint64_t stream) {
     return mix(recipe_.seed, stream, static_cast<uint64_t>(step), static_cast<uint64_t>(micro));
   };
@@ -207,8 +149,7 @@ Loss DitObjective::loss(int64_t step, int64_t stage_step, int64_t micro) {
   options.text_multiplicity = text.multiplicity;
   options.tap_layer = model_->dit.config().num_layers / 2;
   Loss loss;
-  const auto out = recipe_.schedule ? predict_by_phase(input, options, sigma, loss.figures)
-                                    : model_->dit.forward(input, *attention_, options);
+  const auto out = forward_->run(input, options, sigma, loss.figures);
 
   const at::Tensor flow = at::mse_loss(out.velocity.to(at::kFloat), noise - data);
   const at::Tensor slots = slot_loss(model_->slots(text.pooled), specs, prompted);

@@ -6,15 +6,13 @@
 
 #include <filesystem>
 #include <memory>
-#include <optional>
 
-#include "fpsa/accel/methods.h"
 #include "fpsa/train/accuracy.h"
 #include "fpsa/train/contact_sheet.h"
 #include "fpsa/train/dit_model.h"
 #include "fpsa/train/latent_pool.h"
 #include "fpsa/train/objective.h"
-#include "fpsa/train/phases.h"
+#include "fpsa/train/phased_forward.h"
 #include "fpsa/train/vae_codec.h"
 
 namespace fpsa::train {
@@ -52,9 +50,6 @@ class DitObjective : public Objective {
 
  private:
   void grow_pool(int64_t stage_step);
-  void attend_as_scheduled(int64_t stage_step);
-  models::wan::DitOutput predict_by_phase(const nn::DenoiserInput& input, const models::wan::DitOptions& options,
-                                          const at::Tensor& sigma, Figures& figures);
   at::Tensor teacher_velocity(nn::DenoiserInput input, models::wan::DitOptions options,
                               const std::vector<std::string>& prompts);
 
@@ -65,9 +60,7 @@ class DitObjective : public Objective {
   models::wan::Tokenizer tokenizer_;
   nn::TensorMap parameters_, frozen_;
   std::unique_ptr<DitModel> model_, teacher_;
-  std::unique_ptr<accel::Method> attention_;
-  std::optional<schedule::Schedule> attended_;  // what attention_ follows: the recipe's schedule, or a denser one
-  std::optional<StepLevels> levels_;
+  std::unique_ptr<PhasedForward> forward_;
   std::unique_ptr<LatentPool> pool_;
 };
 
