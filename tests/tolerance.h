@@ -38,5 +38,8 @@ inline constexpr double kVaeBf16 = 0.08;  // VAE in BF16 against F32: 40 roundin
 
 inline constexpr double kRegroupedLoss = 0.002;  // a batch's mean loss from forwards of its parts: BF16 products may round otherwise by 2^-9, and means average
 
+inline constexpr double kMergedLora = 1e-4;  // F32 adapters beside weights against merged ones: other order of sums in six layers, relative to what the adapters change
+inline constexpr double kMergedLoraE4m3 = 0.02;  // the same with an E4M3 feed-forward: where rounding differs a code near a tie moves by 1/16 of its value, and few do
+
 }  // namespace fpsa::tolerance
 // clang-format on

@@ -63,9 +63,10 @@ std::string command_line(const CLI::App& command) {
   for (const auto* option : command.get_options()) {
     const auto& names = option->get_lnames();
     if (names.empty() || option->count() == 0 || names[0] == "config" || names[0] == "size") continue;
-    text += " --" + names[0];
-    // A flag given twice counts as given last; a switch takes its value by '=' only.
-    text += (option->get_expected_max() > 0 ? " " : "=") + quoted(option->results().back());
+    // A flag given twice counts as given last, but every --lora counts; a switch takes its value by '=' only.
+    const auto& results = option->results();
+    for (size_t i = names[0] == "lora" ? 0 : results.size() - 1; i < results.size(); ++i)
+      text += " --" + names[0] + (option->get_expected_max() > 0 ? " " : "=") + quoted(results[i]);
   }
   return text;
 }

@@ -19,7 +19,7 @@ void add_config_flag(CLI::App& command);
 /// What --help says below the flags.
 inline constexpr char kPrecedence[] =
     "Precedence: command line, --config, fpsa.json in the model's folder, the defaults in brackets.\n"
-    "A flag given twice counts as given last. Underscores and dashes are the same.";
+    "A flag given twice counts as given last (--lora adds up). Underscores and dashes are the same.";
 
 /// Fills in --size, --config and the model folder's fpsa.json, in that order of precedence after the command line.
 ///   Requires  called after the command line was parsed

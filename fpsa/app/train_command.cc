@@ -13,6 +13,7 @@
 #include "fpsa/app/attention_choice.h"
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/train_finetune.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/nn/checkpoint.h"
 #include "fpsa/train/dit_objective.h"
@@ -42,7 +43,7 @@ struct EvalOptions {
 };
 
 struct ExportOptions {
-  fs::path checkpoint, model = "models/tiny";
+  fs::path checkpoint, model, lora, base = "models/tiny";
   int64_t clips = 96, threads = 0;
   uint64_t seed = 1;
 };
@@ -87,8 +88,11 @@ void run_train(const TrainOptions& options) {
     objective = std::make_unique<train::VaeObjective>(recipe.seed, recipe.decoder_only);
   } else {
     const fs::path latents = options.latents.empty() ? options.out / "latents" : options.latents;
-    objective = std::make_unique<train::DitObjective>(
-        recipe, train::DitData{options.model / "vae", options.model / "tokenizer", latents});
+    if (recipe.finetunes())
+      objective = make_finetune(recipe, options.model, options.out, latents);
+    else
+      objective = std::make_unique<train::DitObjective>(
+          recipe, train::DitData{options.model / "vae", options.model / "tokenizer", latents});
   }
   int64_t parameters = 0;
   for (const auto& [name, tensor] : objective->parameters())
@@ -172,9 +176,18 @@ void run_eval(const EvalOptions& options) {
             << test.accuracy.table();
 }
 
-void run_export(const ExportOptions& options) {
+void run_export(const ExportOptions& request) {
   keep_freed_memory();
-  use_threads(options.threads);
+  use_threads(request.threads);
+  FPSA_USAGE_CHECK(!request.checkpoint.empty(), "--checkpoint: expected a training checkpoint, got nothing");
+  if (is_finetune_checkpoint(request.checkpoint)) {
+    export_finetune({request.checkpoint, request.base, request.model, request.lora});
+    return;
+  }
+  FPSA_USAGE_CHECK(request.lora.empty(), "--lora: expected a checkpoint of LoRA training, ",
+                   request.checkpoint.string(), " is none");
+  ExportOptions options = request;
+  if (options.model.empty()) options.model = "models/tiny";
   auto weights = train::checkpoint_weights(options.checkpoint);
   if (weights.contains("encoder.conv_in.weight")) {
     auto config = train::tiny_vae_config();
@@ -198,12 +211,13 @@ void run_export(const ExportOptions& options) {
 }  // namespace
 
 void add_train_command(CLI::App& app) {
-  auto* train = app.add_subcommand("train", "Train the embedded model");
+  auto* train = app.add_subcommand("train", "Train the embedded model, or fine-tune a given one");
   auto options = std::make_shared<TrainOptions>();
   add_text(*train, "--stage", options->stage, "vae or dit; must agree with the recipe");
   add_path(*train, "--recipe", options->recipe, "TOML file: stages, sizes, learning rates");
   add_path(*train, "--out", options->out, "folder for checkpoints, metrics.jsonl and previews");
-  add_path(*train, "--model", options->model, "model folder whose vae/ and tokenizer/ the dit stage uses");
+  add_path(*train, "--model", options->model,
+           "model whose vae/ and tokenizer/ the dit stage uses, or that is fine-tuned");
   add_path(*train, "--latents", options->latents, "folder that keeps encoded clips (default: OUT/latents)");
   add_path(*train, "--weights", options->weights,
            "start from the averaged weights of this checkpoint, or from this model folder");
@@ -214,6 +228,8 @@ void add_train_command(CLI::App& app) {
   train->callback([train, options] {
     if (train->get_subcommands().empty()) run_train(*options);
   });
+
+  add_prepare_command(*train);
 
   auto* eval = train->add_subcommand("eval", "Judge generated clips of held-out prompts");
   auto judged = std::make_shared<EvalOptions>();
@@ -235,10 +251,14 @@ void add_train_command(CLI::App& app) {
   add_integer(*eval, "--threads", judged->threads, 0, 1024, "threads (0: all)");
   eval->callback([judged] { run_eval(*judged); });
 
-  auto* exporting = train->add_subcommand("export", "Write a checkpoint's averaged weights into a model folder");
+  auto* exporting =
+      train->add_subcommand("export", "Write a checkpoint's averaged weights as a model folder or a LoRA");
   auto exported = std::make_shared<ExportOptions>();
   add_path(*exporting, "--checkpoint", exported->checkpoint, "training checkpoint");
-  add_path(*exporting, "--model", exported->model, "model folder to write");
+  add_path(*exporting, "--model", exported->model,
+           "model folder to write; after fine-tuning a new one [models/tiny where the tiny model was trained]");
+  add_path(*exporting, "--lora", exported->lora, "LoRA file to write, of a checkpoint that holds adapters");
+  add_path(*exporting, "--base", exported->base, "model folder that was fine-tuned: the rest of the new one");
   add_integer(*exporting, "--clips", exported->clips, 1, 100000, "clips for the latent statistics of a vae");
   add_seed(*exporting, "--seed", exported->seed, "which clips");
   add_integer(*exporting, "--threads", exported->threads, 0, 1024, "threads (0: all)");

@@ -4,6 +4,8 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/io/atomic_file.h"
+#include "fpsa/io/json.h"
+#include "fpsa/nn/checkpoint.h"
 #include "fpsa/train/dit_model.h"
 
 namespace fpsa::train {
@@ -83,6 +85,16 @@ std::string carried_schedule(const std::filesystem::path& weights) {
   const auto metadata = nn::load_tensors(weights).metadata;
   const auto carried = metadata.find(std::string(schedule::kMetadataKey));
   return carried == metadata.end() ? "" : carried->second;
+}
+
+void export_transformer(const std::filesystem::path& base, const std::filesystem::path& folder,
+                        const nn::TensorMap& weights, const std::optional<schedule::Schedule>& schedule) {
+  const nlohmann::json config = io::read_json(base / "transformer" / "config.json");
+  const nn::TensorMap tensors = part(weights, "transformer.", at::kBFloat16);
+  nn::CheckpointSource fitting(tensors, at::kBFloat16, join(base.string(), ": the checkpoint is of another model"));
+  const models::wan::WanDit dit(models::wan::DitConfig::from_json(config), nn::Scope(fitting));
+  fitting.finish();
+  save_model(folder / "transformer", "diffusion_pytorch_model.safetensors", config, tensors, schedule);
 }
 
 nn::TensorMap folder_weights(const std::filesystem::path& folder, Kind kind) {

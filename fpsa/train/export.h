@@ -30,6 +30,12 @@ void export_pipeline(const std::filesystem::path& folder, const nn::TensorMap& w
 ///   Errors    as nn::load_tensors
 std::string carried_schedule(const std::filesystem::path& weights);
 
+/// Writes folder/transformer of a fine-tuned model: `base`'s configuration, the weights "transformer.*" in BF16, and
+/// the schedule that it was trained with.
+///   Errors    fpsa::Error when the weights do not fit the base's transformer
+void export_transformer(const std::filesystem::path& base, const std::filesystem::path& folder,
+                        const nn::TensorMap& weights, const std::optional<schedule::Schedule>& schedule = std::nullopt);
+
 /// The weights of a model folder under the names that training gives them: the inverse of the two functions above. A
 /// DiT's "helper.*" heads are not in a folder.
 ///   Errors    fpsa::Error for a missing part or a damaged file

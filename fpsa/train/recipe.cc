@@ -265,6 +265,11 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     recipe.schedule = read_schedule(table, origin);
     FPSA_CHECK(recipe.num_inference_steps >= 1 && recipe.num_inference_steps <= 1000, origin,
                ": num_inference_steps: expected 1 to 1000, received ", recipe.num_inference_steps);
+    if (table.table("data")) recipe.data = data_of_recipe(text, origin);
+    if (table.table("lora")) recipe.lora = lora_of_recipe(text, origin);
+    for (const char* key : {"slot_weight", "coverage_weight", "distill_weight"})
+      FPSA_CHECK(!recipe.finetunes() || !root.contains(key), origin, ": ", key,
+                 ": expected none beside [data] or [lora], which train without it; remove it");
   } else {
     table.read("decoder_only", recipe.decoder_only);
   }

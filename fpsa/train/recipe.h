@@ -6,6 +6,7 @@
 //   schedule = "fps.toml"           for "fps": the schedule, relative to the recipe
 //   [optimizer]  preset beta1 beta2 epsilon momentum adam_scale weight_decay clip_norm ema warmup_steps
 //   [report]     log_seconds checkpoint_seconds preview_minutes
+//   [data] [lora]  fine-tuning of a given model: train/finetune_config.h
 //   [[stage]]    frames height width batch, minutes or steps, learning_rate [begin, end], and the rest of struct Stage
 //
 // preset = "paper" stands for FPSAttention's settings wherever a key is not given: AdamW (muon = false) with epsilon
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "fpsa/schedule/schedule.h"
+#include "fpsa/train/finetune_config.h"
 #include "fpsa/train/optimizer.h"
 
 namespace fpsa::train {
@@ -75,6 +77,10 @@ struct Recipe {
   std::optional<schedule::Schedule> schedule;
   int64_t num_inference_steps = 50;  // of the sampler whose levels tell which step, so which phase, a sigma is in
   double distill_weight = 0;         // of the distance to the velocity of the starting weights under dense attention
+  // DiT: fine-tuning of a given model, finetune_config.h
+  std::optional<DataConfig> data;
+  std::optional<LoraConfig> lora;
+  bool finetunes() const { return data || lora; }
   std::vector<Stage> stages;
   std::string text;  // the file as read, kept in checkpoints: a run is resumed with the recipe it began with
 };

@@ -1,5 +1,6 @@
 #include "fpsa/train/text_conditioner.h"
 
+#include <algorithm>
 #include <array>
 
 namespace fpsa::train {
@@ -19,6 +20,27 @@ TextCondition encode_prompts(const models::wan::Umt5Encoder& encoder, const mode
   const at::Tensor padded = at::constant_pad_nd(mask, {0, 1});
   const at::Tensor zero_rows = static_cast<double>(padded.size(1)) - lengths;
   out.multiplicity = padded + (1 - padded) * ((kRows - lengths) / zero_rows);
+  return out;
+}
+
+TextCondition condition_on(const std::vector<at::Tensor>& states) {
+  constexpr double kRows = models::wan::Tokenizer::kMaxLength;
+  int64_t longest = 0;
+  for (const at::Tensor& prompt : states)
+    longest = std::max(longest, prompt.size(0));
+  const int64_t rows = longest + 1;  // one zero row even after the longest prompt
+  TextCondition out;
+  std::vector<at::Tensor> padded, counts;
+  for (const at::Tensor& prompt : states) {
+    const int64_t length = prompt.size(0);
+    padded.push_back(at::constant_pad_nd(prompt.to(at::kFloat), {0, 0, 0, rows - length}));
+    at::Tensor count = at::ones({rows}, at::kFloat);
+    count.narrow(0, length, rows - length)
+        .fill_((kRows - static_cast<double>(length)) / static_cast<double>(rows - length));
+    counts.push_back(count);
+  }
+  out.states = at::stack(padded);
+  out.multiplicity = at::stack(counts);
   return out;
 }
 

@@ -25,6 +25,10 @@ struct TextCondition {
 TextCondition encode_prompts(const models::wan::Umt5Encoder& encoder, const models::wan::Tokenizer& tokenizer,
                              const std::vector<std::string>& prompts);
 
+/// The same of prompts that are encoded already; `pooled` stays undefined.
+///   Shapes    states: one [tokens, d_model] per prompt, without padding
+TextCondition condition_on(const std::vector<at::Tensor>& states);
+
 /// The number of values that the slot classifier predicts: one softmax per attribute, side by side.
 inline constexpr int64_t kSlotLogits =
     kShapeNames.size() + kColourNames.size() + kBackgroundNames.size() + kMotionNames.size();

@@ -5,22 +5,22 @@
 #include <cmath>
 #include <cstdio>
 
-#include "fpsa/base/check.h"
-#include "fpsa/io/json.h"
-#include "fpsa/nn/checkpoint.h"
+#include "fpsa/models/wan/model.h"
+#include "fpsa/models/wan/opened_part.h"
 
 namespace fpsa::train {
+
 VaeCodec VaeCodec::load(const std::filesystem::path& folder) {
+  return load(models::wan::PartFiles{folder / "diffusion_pytorch_model.safetensors", folder / "config.json"});
+}
+
+VaeCodec VaeCodec::load(const models::wan::PartFiles& files) {
   VaeCodec codec;
-  codec.config_ = models::wan::VaeConfig::from_json(io::read_json(folder / "config.json"));
-  const auto file = folder / "diffusion_pytorch_model.safetensors";
-  auto loaded = nn::load_tensors(file);
   double sum = 0;
-  for (const auto& [name, tensor] : loaded.tensors)
+  for (const auto& [name, tensor] : models::wan::open_part(files, models::wan::Part::kVae).weights.tensors)
     sum += tensor.to(at::kDouble).abs().sum().item<double>();
-  nn::CheckpointSource source(std::move(loaded.tensors), at::kBFloat16, file.string());
-  codec.vae_ = std::make_shared<models::wan::WanVae>(codec.config_, nn::Scope(source));
-  source.finish();
+  codec.vae_ = models::wan::load_vae(files, {.dtype = at::kBFloat16});
+  codec.config_ = codec.vae_->config();
   for (const auto* list : {&codec.config_.latents_mean, &codec.config_.latents_std})
     for (const double value : *list)
       sum += std::abs(value);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "fpsa/models/wan/layouts.h"
 #include "fpsa/models/wan/vae.h"
 #include "fpsa/nn/tensor_map.h"
 
@@ -17,6 +18,8 @@ class VaeCodec {
  public:
   /// Opens a diffusers-layout folder: config.json and diffusion_pytorch_model.safetensors.
   static VaeCodec load(const std::filesystem::path& folder);
+  /// Opens a VAE in any layout that models::wan::find_part finds.
+  static VaeCodec load(const models::wan::PartFiles& files);
 
   /// Changes with the weights and with the latent statistics.
   const std::string& id() const { return id_; }
