@@ -32,6 +32,12 @@ std::string faults(const Agreement& a) {
 
 }  // namespace
 
+TestPrompt test_prompt(uint64_t seed, int64_t index) {
+  const uint64_t clip_seed = mix(seed, kPromptStream, static_cast<uint64_t>(index));
+  const ClipSpec spec = random_spec(clip_seed, /*held_out_only=*/true);
+  return {spec, caption(spec, clip_seed)};
+}
+
 PromptTest test_prompts(DitModel& model, const VaeCodec& codec, const models::wan::Tokenizer& tokenizer,
                         nn::AttentionMethod& attention, int64_t prompts, int64_t keep_clips, uint64_t seed,
                         const SampleOptions& options) {
@@ -43,9 +49,9 @@ PromptTest test_prompts(DitModel& model, const VaeCodec& codec, const models::wa
     std::vector<ClipSpec> specs;
     std::vector<std::string> captions;
     for (int64_t i = first; i < std::min(prompts, first + batch); ++i) {
-      const uint64_t clip_seed = mix(seed, kPromptStream, static_cast<uint64_t>(i));
-      specs.push_back(random_spec(clip_seed, /*held_out_only=*/true));
-      captions.push_back(caption(specs.back(), clip_seed));
+      auto prompt = test_prompt(seed, i);
+      specs.push_back(prompt.spec);
+      captions.push_back(std::move(prompt.text));
     }
     const at::Tensor latents = sample_latents(model, tokenizer, attention, captions,
                                               mix(seed, kSampleStream, static_cast<uint64_t>(first)), options);

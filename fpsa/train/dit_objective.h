@@ -17,6 +17,13 @@
 
 namespace fpsa::train {
 
+/// The prompt number `index` of those that test_prompts judges under this seed, and what its clip should show.
+struct TestPrompt {
+  ClipSpec spec;
+  std::string text;
+};
+TestPrompt test_prompt(uint64_t seed, int64_t index);
+
 /// Generates and judges clips of held-out prompts.
 struct PromptTest {
   Accuracy accuracy;
