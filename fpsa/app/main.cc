@@ -8,6 +8,7 @@
 #include "fpsa/app/cli_compare.h"
 #include "fpsa/app/cli_generate.h"
 #include "fpsa/app/cli_info.h"
+#include "fpsa/app/cli_study.h"
 #include "fpsa/app/console.h"
 #include "fpsa/app/failure.h"
 #include "fpsa/app/flags.h"
@@ -77,13 +78,14 @@ int run(int argc, const char* const* argv) {
   fpsa::app::add_compare_commands(app);
   fpsa::app::add_train_command(app);
   fpsa::app::add_bench_command(app);
+  fpsa::app::add_study_command(app);
 
   auto arguments = fpsa::app::with_dashes(argc, argv);
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {
     app.parse(arguments);
     FPSA_USAGE_CHECK(!app.get_subcommands().empty(),
-                     "command: expected one of generate, calibrate, info, compare, sheet, train, bench, ",
+                     "command: expected one of generate, calibrate, info, compare, sheet, train, bench, study, ",
                      "got none; all: fpsa --help");
     return 0;
   } catch (const CLI::Success& success) {  // --help, --version
