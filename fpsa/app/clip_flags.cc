@@ -91,7 +91,7 @@ void add_sampling_flags(CLI::App& command, GenerateOptions& options) {
 void add_machine_flags(CLI::App& command, GenerateOptions& options) {
   const std::string group = "Machine";
   add_choice(command, "--dtype", options.dtype, {"auto", "bf16", "f32"},
-             "Compute type of transformer and text encoder [bf16 when the checkpoint is, else f32]")
+             "Compute type of transformer and text encoder [bf16 when the checkpoint is and this processor is fast in it, else f32]")
       ->group(group);
   add_integer(command, "--threads", options.threads, 1, 4096, "CPU threads [one per core]")->group(group);
   add_choice(command, "--device", options.device, {"auto", "cpu", "cuda"}, "[auto]")->group(group);

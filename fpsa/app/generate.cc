@@ -25,6 +25,7 @@
 #include "fpsa/app/usage_error.h"
 #include "fpsa/diffusion/loop.h"
 #include "fpsa/io/atomic_file.h"
+#include "fpsa/ops/compute_dtype.h"
 
 namespace fpsa::app {
 namespace {
@@ -158,10 +159,12 @@ void Generation::plan() {
   const auto plan = plan_memory(request);
   record_.estimated_bytes = static_cast<double>(plan.peak_bytes());
   if (!options_.ignore_memory) check_memory(plan, request, memory_state().available_bytes);
+  const bool slow_bf16 = options_.dtype == "auto" && ops::fast_compute_dtype() != at::kBFloat16;
   say(join(count(), count() == 1 ? " clip of " : " clips of ", shape_.frames, " frames ", shape_.width, "x",
            shape_.height, ", ", shape_.grid.volume(), " tokens (", shape_.grid.t, "x", shape_.grid.y, "x",
            shape_.grid.x, "), ", options_.steps, " steps of ", diffusion::sampler_name(scheduler_.sampler), ", shift ",
-           scheduler_.shift, ", ", dtype_word(model_->dtype()), ", ", at::get_num_threads(), " threads, about ",
+           scheduler_.shift, ", ", dtype_word(model_->dtype()), slow_bf16 ? " (this processor is slow in bf16)" : "", ", ",
+           at::get_num_threads(), " threads, about ",
            bytes_text(plan.peak_bytes()), " at most (", plan.peak_stage(), ")"));
 }
 

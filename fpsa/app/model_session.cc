@@ -6,6 +6,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/io/json.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/schedule/schedule.h"
 
 namespace fpsa::app {
@@ -18,7 +19,7 @@ at::ScalarType compute_dtype(const std::string& choice, const models::wan::PartD
   // The dtype of most of the bytes; norms are often stored wider than the rest.
   const auto most = std::max_element(stored.bytes_by_dtype.begin(), stored.bytes_by_dtype.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most->first == "F32" || most->first == "F64" ? at::kFloat : at::kBFloat16;
+  return most->first == "F32" || most->first == "F64" ? at::kFloat : ops::fast_compute_dtype();
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "fpsa/app/train_finetune.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/nn/checkpoint.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/train/dit_objective.h"
 #include "fpsa/train/export.h"
 #include "fpsa/train/loop.h"
@@ -97,7 +98,8 @@ void run_train(const TrainOptions& options) {
   int64_t parameters = 0;
   for (const auto& [name, tensor] : objective->parameters())
     parameters += tensor.numel();
-  std::cout << kind << ": " << parameters << " parameters, " << at::get_num_threads() << " threads" << std::endl;
+  std::cout << kind << ": " << parameters << " parameters, " << at::get_num_threads() << " threads, computing in "
+            << (ops::fast_compute_dtype() == at::kBFloat16 ? "bf16" : "f32 (this processor is slow in bf16)") << std::endl;
 
   train::LoopOptions loop;
   loop.out = options.out;
@@ -151,7 +153,7 @@ void run_eval(const EvalOptions& options) {
   const bool with_helpers = !options.checkpoint.empty();
   nn::TensorMap weights = with_helpers ? train::checkpoint_weights(options.checkpoint)
                                        : train::folder_weights(options.model, train::Kind::kDit);
-  nn::CheckpointSource source(std::move(weights), at::kBFloat16, options.checkpoint.string());
+  nn::CheckpointSource source(std::move(weights), ops::fast_compute_dtype(), options.checkpoint.string());
   train::DitModel model(source, tokenizer.vocab_size(), with_helpers);
   source.finish();
   const auto& config = model.dit.config();

@@ -12,6 +12,7 @@
 #include "fpsa/models/wan/model.h"
 #include "fpsa/models/wan/opened_part.h"
 #include "fpsa/models/wan/prompt.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/train/clip_batch.h"
 #include "fpsa/train/vae_codec.h"
 
@@ -186,7 +187,7 @@ void ClipCache::prepare_captions(const models::wan::ModelPlace& place, const Dat
       if (!caption_store_.contains(caption_key(caption))) missing.insert(caption);
     }
   if (missing.empty()) return;
-  const auto encoder = models::wan::load_text_encoder(files, {.dtype = at::kBFloat16});
+  const auto encoder = models::wan::load_text_encoder(files, {.dtype = ops::fast_compute_dtype()});
   const Tokenizer tokenizer = load_tokenizer(place, {}, opened);
   int64_t done = 0;
   for (const std::string& caption : missing) {

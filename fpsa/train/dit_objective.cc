@@ -6,6 +6,7 @@
 #include <random>
 
 #include "fpsa/base/check.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/train/clip_batch.h"
 #include "fpsa/train/flow_levels.h"
 #include "fpsa/train/text_conditioner.h"
@@ -74,13 +75,13 @@ DitObjective::DitObjective(const Recipe& recipe, const DitData& data)
       tokenizer_(models::wan::Tokenizer::load(data.tokenizer)) {
   nn::RandomInit init(recipe.seed);
   model_ = std::make_unique<DitModel>(init, tokenizer_.vocab_size());
-  model_->dit.set_compute_dtype(at::kBFloat16);
+  model_->dit.set_compute_dtype(ops::fast_compute_dtype());
   parameters_ = init.tensors;
   forward_ = std::make_unique<PhasedForward>(recipe, model_->dit);
   if (recipe.distill_weight > 0) {
     nn::RandomInit copies(recipe.seed);
     teacher_ = std::make_unique<DitModel>(copies, tokenizer_.vocab_size(), /*with_helpers=*/false);
-    teacher_->dit.set_compute_dtype(at::kBFloat16);
+    teacher_->dit.set_compute_dtype(ops::fast_compute_dtype());
     frozen_ = copies.tensors;
   }
 }

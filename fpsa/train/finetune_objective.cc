@@ -10,6 +10,7 @@
 #include "fpsa/models/wan/model.h"
 #include "fpsa/models/wan/opened_part.h"
 #include "fpsa/nn/checkpoint.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/train/flow_levels.h"
 #include "fpsa/train/lora.h"
 #include "fpsa/train/text_conditioner.h"
@@ -74,7 +75,7 @@ class ProceduralClips : public ClipSource {
   ProceduralClips(const models::wan::ModelPlace& place, std::filesystem::path folder, uint64_t seed)
       : codec_(VaeCodec::load(find_part(place, Part::kVae))), folder_(std::move(folder)), seed_(seed) {
     const models::wan::PartFiles files = find_part(place, Part::kTextEncoder);
-    encoder_ = models::wan::load_text_encoder(files, {.dtype = at::kBFloat16});
+    encoder_ = models::wan::load_text_encoder(files, {.dtype = ops::fast_compute_dtype()});
     tokenizer_ = std::make_unique<models::wan::Tokenizer>(
         load_tokenizer(place, {}, models::wan::open_part(files, Part::kTextEncoder)));
   }
@@ -143,7 +144,7 @@ FinetuneObjective::FinetuneObjective(const Recipe& recipe, const FinetunePaths& 
     parameters_ = std::move(source.leaves);
   }
   stored.finish();
-  dit_->set_compute_dtype(at::kBFloat16);
+  dit_->set_compute_dtype(ops::fast_compute_dtype());
   forward_ = std::make_unique<PhasedForward>(recipe, *dit_);
 
   if (recipe.data) {

@@ -44,7 +44,7 @@ struct Stage {
     double weight = 1;
   };
   std::vector<Crop> crops;
-  bool bf16 = true;
+  bool bf16 = true;  // VAE: compute in BF16 where this machine is fast in it, else F32
   // DiT
   double shift = 3.0;         // of the noise levels that training draws
   int64_t density_steps = 0;  // "fps": windows narrow from the whole grid to the schedule's in this many steps

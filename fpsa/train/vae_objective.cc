@@ -8,6 +8,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/vae_init.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/train/clip_batch.h"
 #include "fpsa/train/contact_sheet.h"
 
@@ -66,7 +67,7 @@ bool VaeObjective::is_matrix(const std::string& name, const at::Tensor& weight) 
 
 Loss VaeObjective::loss(int64_t step, int64_t, int64_t micro) {
   const uint64_t index = static_cast<uint64_t>(step), batch = static_cast<uint64_t>(micro);
-  const auto dtype = stage_.bf16 ? at::kBFloat16 : at::kFloat;
+  const auto dtype = stage_.bf16 ? ops::fast_compute_dtype() : at::kFloat;
   const Stage::Crop& crop = choose_crop(stage_.crops, mix(seed_, kCropStream, index, batch));
   const at::Tensor video = crop_batch(crop, mix(seed_, kDataStream, index, batch));
 
@@ -98,7 +99,7 @@ Figures VaeObjective::evaluate(const std::filesystem::path& folder, const std::s
       const ClipSpec spec = random_spec(mix(seed_, kTestStream, static_cast<uint64_t>(i)), /*held_out_only=*/true);
       const Clip clip = render(spec, size[0], size[1], size[2]);
       const at::Tensor video = video_of(clip).unsqueeze(0);
-      const at::Tensor moments = vae_->encode(as_batch(video, at::kBFloat16));
+      const at::Tensor moments = vae_->encode(as_batch(video, ops::fast_compute_dtype()));
       const at::Tensor latents = models::wan::WanVae::posterior(moments).mean;
       const at::Tensor decoded = vae_->decode(latents).to(at::kFloat);
       const at::Tensor error = (decoded - video).square().mean(1)[0];
@@ -137,7 +138,7 @@ LatentStatistics measure_latents(const models::wan::WanVae& vae, uint64_t seed, 
     const Clip clip =
         render(random_spec(mix(seed, kStatisticsStream, static_cast<uint64_t>(i)), false), size[0], size[1], size[2]);
     const at::Tensor mean =
-        models::wan::WanVae::posterior(vae.encode(as_batch(video_of(clip).unsqueeze(0), at::kBFloat16)))
+        models::wan::WanVae::posterior(vae.encode(as_batch(video_of(clip).unsqueeze(0), ops::fast_compute_dtype())))
             .mean.to(at::kDouble);
     const at::Tensor first = mean.mean({0, 2, 3, 4}), second = mean.square().mean({0, 2, 3, 4});
     sum = sum.defined() ? sum + first : first;
