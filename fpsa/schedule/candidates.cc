@@ -41,12 +41,17 @@ bool better(const Fit& a, const Fit& b) {
   return a.unevenness < b.unevenness - kRounding;
 }
 
+// A window of one tile cuts an axis into islands that no number of layers connects. From two on, neighbours overlap.
+int64_t least_connected(int64_t tiles) {
+  return std::min<int64_t>(2, tiles);
+}
+
 Grid closest_window(const Grid& tiles, double density, int64_t least_t) {
   Grid best{tiles.t, tiles.y, tiles.x};
   Fit best_fit = fit_of(best, tiles, density);
   for (int64_t t = least_t; t <= tiles.t; ++t)
-    for (int64_t y = 1; y <= tiles.y; ++y)
-      for (int64_t x = 1; x <= tiles.x; ++x)
+    for (int64_t y = least_connected(tiles.y); y <= tiles.y; ++y)
+      for (int64_t x = least_connected(tiles.x); x <= tiles.x; ++x)
         if (const Fit fit = fit_of({t, y, x}, tiles, density); better(fit, best_fit)) {
           best = {t, y, x};
           best_fit = fit;
@@ -74,7 +79,7 @@ CandidateList default_candidates(const Grid& grid, const Grid& tile, Quant quant
   const Grid tiles = pattern::tiles_per_axis(grid, tile);
   std::vector<Grid> windows = {pattern::kFullWindow};
   for (const double density : kDensities) {
-    add_once(windows, closest_window(tiles, density, 1));
+    add_once(windows, closest_window(tiles, density, least_connected(tiles.t)));
     add_once(windows, closest_window(tiles, density, tiles.t));
   }
   std::vector<Grid> granularities = {tile};

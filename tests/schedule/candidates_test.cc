@@ -10,6 +10,7 @@
 namespace fpsa::schedule {
 namespace {
 
+using pattern::kAllTiles;
 using pattern::kFullWindow;
 
 std::string error_of(const std::string& text) {
@@ -29,7 +30,7 @@ TEST(DefaultTile, IsThePapersOnWansGridsAndSmallerOnSmallOnes) {
 }
 
 TEST(DefaultCandidates, SpanTheDensitiesWithoutRepeating) {
-  for (const Grid grid : {Grid{21, 45, 80}, Grid{9, 16, 16}, Grid{3, 4, 4}, Grid{1, 1, 1}}) {
+  for (const Grid grid : {Grid{21, 45, 80}, Grid{9, 16, 16}, Grid{12, 24, 24}, Grid{1, 1, 1}}) {
     const Grid tile = default_tile(grid);
     const auto list = default_candidates(grid, tile, Quant::kE4m3);
     EXPECT_NO_THROW(validate(list));
@@ -42,6 +43,18 @@ TEST(DefaultCandidates, SpanTheDensitiesWithoutRepeating) {
       EXPECT_LE(sparsest, 0.25) << pattern::to_string(grid);
     } else {
       EXPECT_EQ(list.candidates.size(), 2u);  // one tile: two granularities of one window
+    }
+  }
+}
+
+TEST(DefaultCandidates, LetEveryTileExchangeWithItsNeighbours) {
+  for (const Grid grid : {Grid{21, 45, 80}, Grid{9, 16, 16}, Grid{3, 4, 4}, Grid{1, 40, 2}}) {
+    const Grid tile = default_tile(grid), tiles = pattern::tiles_per_axis(grid, tile);
+    for (const auto& candidate : default_candidates(grid, tile, Quant::kE4m3).candidates) {
+      if (candidate.window == kFullWindow) continue;
+      for (const auto& [window, count] : {std::pair(candidate.window.t, tiles.t), std::pair(candidate.window.y, tiles.y),
+                                          std::pair(candidate.window.x, tiles.x)})
+        EXPECT_TRUE(window == kAllTiles || window >= std::min<int64_t>(2, count)) << to_string(candidate);
     }
   }
 }
