@@ -1,7 +1,8 @@
 # Compiler-wide settings: ccache when present, a fast linker when present, warnings, sanitizers.
 find_program(FPSA_CCACHE ccache)
 if(FPSA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${FPSA_CCACHE})
+  # Without this ccache leaves files with a precompiled header to the compiler.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${FPSA_CCACHE})
 endif()
 
 find_program(FPSA_MOLD mold)

@@ -46,3 +46,15 @@ target_compile_options(fpsa_torch_headers INTERFACE ${FPSA_OPENMP_FLAGS})
 list(APPEND CMAKE_BUILD_RPATH ${FPSA_TORCH_DIR}/lib)
 # cmake --install strips the build RUNPATH; installed binaries look beside themselves, then in the wheel.
 list(APPEND CMAKE_INSTALL_RPATH "$ORIGIN/../lib" ${FPSA_TORCH_DIR}/lib)
+
+# Parsing ATen's headers is most of the time that a file on torch takes to compile. All of them share one precompiled
+# copy; -fPIC, because a copy is usable only with the code model that it was made for, and executables have another one.
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/torch_headers.cc CONTENT "// Only its precompiled header is used.\n")
+add_library(fpsa_precompiled_torch OBJECT ${CMAKE_BINARY_DIR}/torch_headers.cc)
+target_link_libraries(fpsa_precompiled_torch PRIVATE fpsa::torch)
+target_precompile_headers(fpsa_precompiled_torch PRIVATE <ATen/ATen.h>)
+target_compile_options(fpsa_precompiled_torch PRIVATE -fPIC)
+function(fpsa_precompile_torch target)
+  target_compile_options(${target} PRIVATE -fPIC $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)  # the latter for ccache
+  target_precompile_headers(${target} REUSE_FROM fpsa_precompiled_torch)
+endfunction()
