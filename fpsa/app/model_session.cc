@@ -55,6 +55,18 @@ std::string ModelSession::schedule() const {
   return carried == metadata.end() ? std::string() : carried->second;
 }
 
+std::vector<CarriedSchedule> ModelSession::schedules() const {
+  std::vector<CarriedSchedule> out;
+  if (auto own = schedule(); !own.empty()) out.push_back({.toml = std::move(own)});
+  for (const auto& lora : loras_) {
+    const auto metadata = models::wan::lora_metadata(lora);
+    const auto carried = metadata.find(std::string(schedule::kMetadataKey));
+    if (lora.scale != 0 && carried != metadata.end())
+      out.push_back({carried->second, join("the fpsa.schedule of the LoRA ", lora.path.string()), true});
+  }
+  return out;
+}
+
 models::wan::WanModel ModelSession::load(Part part) const {
   models::wan::LoadOptions options;
   options.dtype = options.text_dtype = dtype_;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "fpsa/app/attention_choice.h"
 #include "fpsa/diffusion/sigmas.h"
 #include "fpsa/models/wan/describe.h"
 #include "fpsa/models/wan/model.h"
@@ -36,6 +37,8 @@ class ModelSession {
   const diffusion::SchedulerConfig& scheduler() const { return scheduler_; }
   /// The TOML schedule that the transformer carries; empty when it has none.
   std::string schedule() const;
+  /// That one and those of the LoRAs whose scale is not 0, where they carry any.
+  std::vector<CarriedSchedule> schedules() const;
   /// The part as it lies in its files; nullptr for the text encoder of a session without text.
   const models::wan::PartDescription* part(models::wan::Part part) const { return description_.find(part); }
 

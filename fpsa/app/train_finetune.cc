@@ -3,13 +3,14 @@
 #include <ATen/Parallel.h>
 
 #include <chrono>
-#include <fstream>
 #include <iostream>
 #include <optional>
 
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/model_session.h"
 #include "fpsa/app/usage_error.h"
+#include "fpsa/io/append_file.h"
 #include "fpsa/train/export.h"
 #include "fpsa/train/finetune_objective.h"
 #include "fpsa/train/loop.h"
@@ -43,9 +44,7 @@ train::DataHooks console_hooks() {
 
 void append_metrics(const fs::path& out, const train::DataReport& report) {
   fs::create_directories(out);
-  std::ofstream metrics(out / "metrics.jsonl", std::ios::app);
-  metrics << report.to_json().dump() << '\n' << std::flush;
-  FPSA_CHECK(metrics, "cannot append to ", out / "metrics.jsonl", "; choose a writable --out");
+  io::AppendFile(out / "metrics.jsonl").write_line(report.to_json().dump());
 }
 
 void copy_base(const fs::path& base, const fs::path& target) {
@@ -86,7 +85,8 @@ void run_prepare(const PrepareOptions& options) {
 std::unique_ptr<train::Objective> make_finetune(const train::Recipe& recipe, const fs::path& model, const fs::path& out,
                                                 const fs::path& latents) {
   auto objective = std::make_unique<train::FinetuneObjective>(
-      recipe, train::FinetunePaths{model, out / "cache", latents}, console_hooks());
+      recipe, train::FinetunePaths{model, out / "cache", latents, scheduler_of(models::wan::find_model(model)).shift},
+      console_hooks());
   if (const train::DataReport* report = objective->report()) {
     append_metrics(out, *report);
     std::cout << report->text() << std::endl;
@@ -106,20 +106,21 @@ bool is_finetune_checkpoint(const fs::path& checkpoint) {
 void export_finetune(const FinetuneExport& request) {
   const std::string recipe = nn::load_tensors(request.checkpoint).metadata["recipe"];
   const nn::TensorMap weights = train::checkpoint_weights(request.checkpoint);
+  const std::string carried = train::carried_schedule(request.checkpoint);
+  std::optional<schedule::Schedule> schedule;
+  if (!carried.empty()) schedule = schedule::parse_toml(carried, request.checkpoint.string() + ": fpsa.schedule");
   if (const auto lora = train::lora_of_recipe(recipe, request.checkpoint.string())) {
     FPSA_USAGE_CHECK(!request.lora.empty(),
                      "--lora: expected the file to write, such as my.safetensors, because the checkpoint holds LoRA "
                      "adapters, got nothing");
-    train::write_lora(request.lora, weights, *lora);
-    std::cout << "wrote " << request.lora.string() << std::endl;
+    train::write_lora(request.lora, weights, *lora, schedule);
+    std::cout << "wrote " << request.lora.string() << (schedule ? ", with the schedule that it was trained with" : "")
+              << std::endl;
     return;
   }
   FPSA_USAGE_CHECK(request.lora.empty(), "--lora: expected none, because the checkpoint holds a whole transformer");
   FPSA_USAGE_CHECK(!request.model.empty(), "--model: expected the folder to write, got nothing");
   copy_base(request.base, request.model);
-  const std::string carried = train::carried_schedule(request.checkpoint);
-  std::optional<schedule::Schedule> schedule;
-  if (!carried.empty()) schedule = schedule::parse_toml(carried, request.checkpoint.string() + ": fpsa.schedule");
   train::export_transformer(request.base, request.model, weights, schedule);
   std::cout << "wrote " << request.model.string() << std::endl;
 }

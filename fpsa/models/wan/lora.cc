@@ -217,4 +217,8 @@ nn::WeightDeltas read_loras(const std::vector<LoraFile>& files, const DitConfig&
   return deltas;
 }
 
+std::map<std::string, std::string> lora_metadata(const LoraFile& file) {
+  return nn::load_tensors(file_of(file.path)).metadata;
+}
+
 }  // namespace fpsa::models::wan

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,5 +30,9 @@ struct LoraFile {
 ///   shapes,
 ///             halves without their partner, an alpha without an adapter; no file, no safetensors, no adapters
 nn::WeightDeltas read_loras(const std::vector<LoraFile>& files, const DitConfig& config);
+
+/// The metadata of the safetensors file, such as the schedule that the adapters were trained with.
+///   Errors    fpsa::Error: no such file, or no safetensors
+std::map<std::string, std::string> lora_metadata(const LoraFile& file);
 
 }  // namespace fpsa::models::wan
