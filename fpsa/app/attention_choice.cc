@@ -15,17 +15,16 @@ namespace {
 struct FoundSchedule {
   schedule::Schedule schedule;
   std::string origin;
+  bool of_lora = false;
 };
 
-FoundSchedule find_schedule(const GenerateOptions& options, const std::string& carried) {
+FoundSchedule find_schedule(const GenerateOptions& options, const std::vector<CarriedSchedule>& carried) {
   if (!options.schedule.empty()) {
     const auto path = options.schedule.string();
     return {schedule::parse_toml(io::read_text_file(options.schedule), path), "the schedule " + path};
   }
-  if (!carried.empty()) {
-    const std::string origin = "the checkpoint's fpsa.schedule";
-    return {schedule::parse_toml(carried, origin), origin};
-  }
+  if (const auto own = agreed_schedule(carried))
+    return {schedule::parse_toml(own->toml, own->origin), own->origin, own->of_lora};
   return {schedule::default_schedule(), "the built-in default schedule"};
 }
 
@@ -36,8 +35,19 @@ bool same_work(const accel::Explain& a, const accel::Explain& b) {
 
 }  // namespace
 
-AttentionChoice choose_attention(const GenerateOptions& options, const std::string& carried, const pattern::Grid& grid,
-                                 int64_t layers, int64_t heads) {
+std::optional<CarriedSchedule> agreed_schedule(const std::vector<CarriedSchedule>& carried) {
+  if (carried.empty()) return std::nullopt;
+  const CarriedSchedule& first = carried.front();
+  const auto schedule = schedule::parse_toml(first.toml, first.origin);
+  for (const CarriedSchedule& other : carried)
+    FPSA_CHECK(schedule::parse_toml(other.toml, other.origin) == schedule, first.origin, " and ", other.origin,
+               " are different schedules, and the weights were trained for both; choose one with --schedule FILE, or "
+               "--attention dense");
+  return first;
+}
+
+AttentionChoice choose_attention(const GenerateOptions& options, const std::vector<CarriedSchedule>& carried,
+                                 const pattern::Grid& grid, int64_t layers, int64_t heads) {
   AttentionChoice choice;
   choice.name = options.attention;
   if (choice.name == "auto") {
@@ -55,6 +65,7 @@ AttentionChoice choose_attention(const GenerateOptions& options, const std::stri
   schedule::check_for_model(found.schedule, layers, heads);
   choice.reason += "with " + found.origin;
   choice.schedule = found.schedule;
+  if (found.of_lora) choice.shift = found.schedule.shift;
   choice.e4m3_feed_forward =
       found.schedule.feed_forward == schedule::Quant::kE4m3 && (choice.name == "fps" || choice.name == "fp8");
   if (choice.e4m3_feed_forward) choice.reason += ", feed-forward in e4m3";

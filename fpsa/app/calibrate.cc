@@ -96,8 +96,8 @@ void CalibrationRun::run() {
 }
 
 void CalibrationRun::read_carried() {
-  if (const auto text = model_->schedule(); !text.empty())
-    carried_ = schedule::parse_toml(text, "the checkpoint's fpsa.schedule");
+  if (const auto carried = agreed_schedule(model_->schedules()))
+    carried_ = schedule::parse_toml(carried->toml, carried->origin);
 }
 
 schedule::CandidateList CalibrationRun::candidates() const {

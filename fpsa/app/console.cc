@@ -23,6 +23,7 @@ bool reader_is_gone(int descriptor) {
 
 void prepare_console() {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // so that a limit on file sizes is an error with a name, as a full disk is
   // open() returns the lowest free number, which is the one that was found closed.
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
     if (fcntl(descriptor, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDWR) != descriptor) return;

@@ -51,19 +51,21 @@ ModelSession::ModelSession(const std::filesystem::path& path, const models::wan:
 }
 
 std::string ModelSession::schedule() const {
-  const auto carried_by = [](const std::map<std::string, std::string>& metadata) {
-    const auto carried = metadata.find(std::string(schedule::kMetadataKey));
-    return carried == metadata.end() ? std::string() : carried->second;
-  };
-  std::string found;
+  const auto& metadata = part(Part::kTransformer)->metadata;
+  const auto carried = metadata.find(std::string(schedule::kMetadataKey));
+  return carried == metadata.end() ? std::string() : carried->second;
+}
+
+std::vector<CarriedSchedule> ModelSession::schedules() const {
+  std::vector<CarriedSchedule> out;
+  if (auto own = schedule(); !own.empty()) out.push_back({.toml = std::move(own)});
   for (const auto& lora : loras_) {
-    const auto carried = carried_by(models::wan::lora_metadata(lora));
-    if (carried.empty()) continue;
-    FPSA_CHECK(found.empty() || found == carried, "--lora: expected files trained for one schedule, ",
-               lora.path.string(), " carries another than the one before it; say by --schedule which holds");
-    found = carried;
+    const auto metadata = models::wan::lora_metadata(lora);
+    const auto carried = metadata.find(std::string(schedule::kMetadataKey));
+    if (lora.scale != 0 && carried != metadata.end())
+      out.push_back({carried->second, join("the fpsa.schedule of the LoRA ", lora.path.string()), true});
   }
-  return found.empty() ? carried_by(part(Part::kTransformer)->metadata) : found;
+  return out;
 }
 
 models::wan::WanModel ModelSession::load(Part part) const {

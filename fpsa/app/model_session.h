@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "fpsa/app/attention_choice.h"
 #include "fpsa/diffusion/sigmas.h"
 #include "fpsa/models/wan/describe.h"
 #include "fpsa/models/wan/model.h"
@@ -34,9 +35,10 @@ class ModelSession {
   const models::wan::DitConfig& dit_config() const { return dit_config_; }
   const models::wan::VaeConfig& vae_config() const { return vae_config_; }
   const diffusion::SchedulerConfig& scheduler() const { return scheduler_; }
-  /// The TOML schedule that the LoRAs carry, which were trained last, else the transformer's; empty without any.
-  ///   Errors    fpsa::Error: LoRAs that carry different ones
+  /// The TOML schedule that the transformer carries; empty when it has none.
   std::string schedule() const;
+  /// That one and those of the LoRAs whose scale is not 0, where they carry any.
+  std::vector<CarriedSchedule> schedules() const;
   /// The part as it lies in its files; nullptr for the text encoder of a session without text.
   const models::wan::PartDescription* part(models::wan::Part part) const { return description_.find(part); }
 

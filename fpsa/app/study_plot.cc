@@ -20,26 +20,40 @@ std::string colour(int series) {
 
 // A range widened so that points keep off the frame, with ticks at round numbers.
 struct Axis {
-  double low, high, step;
+  double low, high, step = 0;
+  bool logarithmic;
 
-  Axis(double from, double to) {
+  Axis(double from, double to, bool in_ratios = false) : logarithmic(in_ratios) {
+    from = scaled(from), to = scaled(to);
     const double span = to > from ? to - from : std::max(std::abs(to) * 0.1, 0.1);
     low = from - 0.08 * span;
     high = to + 0.08 * span;
     const double rough = (high - low) / 5, decade = std::pow(10, std::floor(std::log10(rough)));
     step = decade * (rough < 2 * decade ? 1 : rough < 5 * decade ? 2 : 5);
   }
-  double share(double value) const { return (value - low) / (high - low); }
+  double share(double value) const { return (scaled(value) - low) / (high - low); }
   std::vector<double> ticks() const {
     std::vector<double> out;
+    if (logarithmic) {
+      for (double decade = std::pow(10, std::floor(low)); std::log10(decade) <= high; decade *= 10)
+        for (const int factor : {1, 2, 5})
+          if (const double tick = factor * decade;
+              scaled(tick) >= low && scaled(tick) <= high && (factor == 1 || high - low < kFewDecades))
+            out.push_back(tick);
+      return out;
+    }
     for (double tick = std::ceil(low / step) * step; tick <= high; tick += step)
       out.push_back(std::abs(tick) < step * 1e-9 ? 0 : tick);
     return out;
   }
+
+ private:
+  static constexpr double kFewDecades = 3;
+  double scaled(double value) const { return logarithmic ? std::log10(value) : value; }
 };
 
 std::string tick_text(double value) {
-  return join(std::round(value * 1e6) / 1e6);
+  return std::abs(value) < 1e-3 ? short_number(value) : join(std::round(value * 1e6) / 1e6);
 }
 
 bool has_interval(const PlotPoint& point) {
@@ -84,34 +98,69 @@ class Labels {
   std::vector<Box> taken_;
 };
 
+// The area of a plot with axes, and where a point lies in it.
+struct Frame {
+  double width, height;
+  Axis x_axis, y_axis;
+  static constexpr double kLeft = 62, kRight = 20, kTop = 14, kBottom = 46;
+
+  double x(double v) const { return kLeft + (width - kLeft - kRight) * x_axis.share(v); }
+  double y(double v) const { return height - kBottom - (height - kTop - kBottom) * y_axis.share(v); }
+
+  // Opens the <svg> and draws grid, ticks and titles.
+  void open(std::ostream& out, const Plot& plot) const {
+    out << "<svg class=\"chart\" viewBox=\"0 0 " << width << ' ' << height << "\" role=\"img\" aria-label=\""
+        << escaped(plot.y_title + " over " + plot.x_title) << "\">\n";
+    for (const double tick : y_axis.ticks())
+      out << "<line x1=\"" << kLeft << "\" x2=\"" << width - kRight << "\" y1=\"" << y(tick) << "\" y2=\"" << y(tick)
+          << "\" stroke=\"#e1e6eb\"/><text x=\"" << kLeft - 6 << "\" y=\"" << y(tick) + 4
+          << "\" text-anchor=\"end\" fill=\"#5b6875\">" << tick_text(tick) << "</text>\n";
+    for (const double tick : x_axis.ticks())
+      out << "<line x1=\"" << x(tick) << "\" x2=\"" << x(tick) << "\" y1=\"" << kTop << "\" y2=\"" << height - kBottom
+          << "\" stroke=\"#eef1f4\"/><text x=\"" << x(tick) << "\" y=\"" << height - kBottom + 16
+          << "\" text-anchor=\"middle\" fill=\"#5b6875\">" << tick_text(tick) << "</text>\n";
+    out << "<text x=\"" << (kLeft + width - kRight) / 2 << "\" y=\"" << height - 8
+        << "\" text-anchor=\"middle\" fill=\"#1c2733\">" << escaped(plot.x_title)
+        << "</text>\n<text transform=\"translate(14 " << (height - kBottom) / 2
+        << ") rotate(-90)\" text-anchor=\"middle\" fill=\"#1c2733\">" << escaped(plot.y_title) << "</text>\n";
+  }
+};
+
+// Means of neighbours, so that there are at most so many points. Sorted by x.
+std::vector<PlotPoint> thinned(std::vector<PlotPoint> points, size_t most) {
+  std::ranges::stable_sort(points, {}, &PlotPoint::x);
+  if (points.size() <= most) return points;
+  std::vector<PlotPoint> out;
+  for (size_t i = 0; i < most; ++i) {
+    const size_t begin = i * points.size() / most, end = (i + 1) * points.size() / most;
+    PlotPoint mean = points[begin];
+    mean.x = mean.y = 0;
+    for (size_t j = begin; j < end; ++j) {
+      mean.x += points[j].x / static_cast<double>(end - begin);
+      mean.y += points[j].y / static_cast<double>(end - begin);
+    }
+    out.push_back(mean);
+  }
+  return out;
+}
+
+// Where values spread over more than this ratio, even steps would show the largest alone.
+constexpr double kSpread = 20;
+
 }  // namespace
 
 std::string scatter(const Plot& plot) {
   if (plot.points.empty()) return {};
-  constexpr double kWidth = 860, kHeight = 400, kLeft = 62, kRight = 20, kTop = 14, kBottom = 46;
   double x_low = HUGE_VAL, x_high = -HUGE_VAL, y_low = HUGE_VAL, y_high = -HUGE_VAL;
   for (const auto& p : plot.points) {
     x_low = std::min(x_low, p.x), x_high = std::max(x_high, p.x);
     y_low = std::min(y_low, has_interval(p) ? p.low : p.y), y_high = std::max(y_high, has_interval(p) ? p.high : p.y);
   }
-  const Axis x_axis(x_low, x_high), y_axis(y_low, y_high);
-  const auto x = [&](double v) { return kLeft + (kWidth - kLeft - kRight) * x_axis.share(v); };
-  const auto y = [&](double v) { return kHeight - kBottom - (kHeight - kTop - kBottom) * y_axis.share(v); };
+  const Frame frame{860, 400, Axis(x_low, x_high), Axis(y_low, y_high)};
+  const auto x = [&](double v) { return frame.x(v); };
+  const auto y = [&](double v) { return frame.y(v); };
   std::ostringstream out;
-  out << "<svg class=\"chart\" viewBox=\"0 0 " << kWidth << ' ' << kHeight << "\" role=\"img\" aria-label=\""
-      << escaped(plot.y_title + " over " + plot.x_title) << "\">\n";
-  for (const double tick : y_axis.ticks())
-    out << "<line x1=\"" << kLeft << "\" x2=\"" << kWidth - kRight << "\" y1=\"" << y(tick) << "\" y2=\"" << y(tick)
-        << "\" stroke=\"#e1e6eb\"/><text x=\"" << kLeft - 6 << "\" y=\"" << y(tick) + 4
-        << "\" text-anchor=\"end\" fill=\"#5b6875\">" << tick_text(tick) << "</text>\n";
-  for (const double tick : x_axis.ticks())
-    out << "<line x1=\"" << x(tick) << "\" x2=\"" << x(tick) << "\" y1=\"" << kTop << "\" y2=\"" << kHeight - kBottom
-        << "\" stroke=\"#eef1f4\"/><text x=\"" << x(tick) << "\" y=\"" << kHeight - kBottom + 16
-        << "\" text-anchor=\"middle\" fill=\"#5b6875\">" << tick_text(tick) << "</text>\n";
-  out << "<text x=\"" << (kLeft + kWidth - kRight) / 2 << "\" y=\"" << kHeight - 8
-      << "\" text-anchor=\"middle\" fill=\"#1c2733\">" << escaped(plot.x_title)
-      << "</text>\n<text transform=\"translate(14 " << (kHeight - kBottom) / 2
-      << ") rotate(-90)\" text-anchor=\"middle\" fill=\"#1c2733\">" << escaped(plot.y_title) << "</text>\n";
+  frame.open(out, plot);
   if (plot.connected) {
     std::map<int, std::vector<const PlotPoint*>> lines;
     for (const auto& p : plot.points)
@@ -124,7 +173,7 @@ std::string scatter(const Plot& plot) {
       out << "\"/>\n";
     }
   }
-  Labels labels({kLeft, 0, kWidth, kHeight - kBottom});
+  Labels labels({Frame::kLeft, 0, frame.width, frame.height - Frame::kBottom});
   for (const auto& p : plot.points)
     labels.keep_off({x(p.x) - kDot, y(p.y) - kDot, x(p.x) + kDot, y(p.y) + kDot});
   for (const auto& p : plot.points) {
@@ -141,6 +190,43 @@ std::string scatter(const Plot& plot) {
         << "\"/><text x=\"" << (to_the_left ? label.right : label.left) << "\" y=\"" << label.bottom - 3
         << "\" text-anchor=\"" << (to_the_left ? "end" : "start") << "\" fill=\"" << colour(p.series) << "\">"
         << escaped(p.label) << "</text>\n";
+  }
+  out << "</svg>\n";
+  return out.str();
+}
+
+std::string line_chart(const Plot& plot) {
+  constexpr size_t kMost = 400, kDots = 40;
+  constexpr double kLetter = 7.5;  // width of the legend's letters, roughly
+  std::map<int, std::vector<PlotPoint>> lines;
+  for (const auto& p : plot.points)
+    if (std::isfinite(p.x) && std::isfinite(p.y)) lines[p.series].push_back(p);
+  if (lines.empty()) return {};
+  double x_low = HUGE_VAL, x_high = -HUGE_VAL, y_low = HUGE_VAL, y_high = -HUGE_VAL;
+  for (auto& [series, points] : lines) {
+    points = thinned(std::move(points), kMost);
+    for (const auto& p : points) {
+      x_low = std::min(x_low, p.x), x_high = std::max(x_high, p.x);
+      y_low = std::min(y_low, p.y), y_high = std::max(y_high, p.y);
+    }
+  }
+  const Frame frame{430, 240, Axis(x_low, x_high), Axis(y_low, y_high, y_low > 0 && y_high > kSpread * y_low)};
+  std::ostringstream out;
+  frame.open(out, plot);
+  double legend = Frame::kLeft;
+  for (const auto& [series, points] : lines) {
+    out << "<polyline fill=\"none\" stroke=\"" << colour(series) << "\" stroke-width=\"1.5\" points=\"";
+    for (const auto& p : points)
+      out << short_number(frame.x(p.x)) << ',' << short_number(frame.y(p.y)) << ' ';
+    out << "\"/>\n";
+    if (points.size() <= kDots)
+      for (const auto& p : points)
+        out << "<circle cx=\"" << frame.x(p.x) << "\" cy=\"" << frame.y(p.y) << "\" r=\"2.5\" fill=\"" << colour(series)
+            << "\"><title>" << tick_text(p.x) << ": " << short_number(p.y) << "</title></circle>\n";
+    if (lines.size() == 1) continue;
+    const std::string& label = points.front().label;
+    out << "<text x=\"" << legend << "\" y=\"11\" fill=\"" << colour(series) << "\">" << escaped(label) << "</text>\n";
+    legend += kLetter * static_cast<double>(label.size() + 1);
   }
   out << "</svg>\n";
   return out.str();

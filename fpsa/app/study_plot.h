@@ -1,4 +1,4 @@
-// The plots of a study as inline SVG.
+// Plots as inline SVG: of a study, and of a training run.
 #pragma once
 
 #include <string>
@@ -22,6 +22,12 @@ struct Plot {
 /// A scatter plot with intervals. Labels keep off the points and each other; a line leads to one that had to move away.
 ///   Edges     no points give an empty text
 std::string scatter(const Plot& plot);
+
+/// A line for each series, small enough for a page of many, by ratios where the values of y spread widely; the labels
+/// of the first points are the legend. Long series are drawn as means of neighbours, values that are not finite left
+/// out.
+///   Edges     no points give an empty text
+std::string line_chart(const Plot& plot);
 
 /// One row for each point: its label, x with the interval of x in low and high, and the figure.
 std::string dot_rows(const Plot& plot);

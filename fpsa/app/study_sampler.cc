@@ -49,9 +49,10 @@ void StudySampler::add(const Arm& arm) {
   GenerateOptions request = options_;
   request.attention = arm.method;
   request.schedule.clear();
+  std::vector<CarriedSchedule> carried;
+  if (arm.schedule) carried.push_back({.toml = schedule::to_toml(*arm.schedule)});
   try {
-    methods_[arm.name] = choose_attention(request, arm.schedule ? schedule::to_toml(*arm.schedule) : std::string(),
-                                          shape_.grid, dit.num_layers, dit.num_attention_heads);
+    methods_[arm.name] = choose_attention(request, carried, shape_.grid, dit.num_layers, dit.num_attention_heads);
     if (arm.coding) methods_[arm.name].method = accel::make_fps(*arm.schedule, *arm.coding);
   } catch (const Error& error) {
     throw Error(join("arm ", arm.name, ": ", error.what()));

@@ -11,9 +11,12 @@
 #include <optional>
 
 #include "fpsa/app/attention_choice.h"
+#include "fpsa/app/failure.h"
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/machine.h"
 #include "fpsa/app/train_finetune.h"
+#include "fpsa/app/train_page.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/nn/checkpoint.h"
 #include "fpsa/ops/compute_dtype.h"
@@ -69,6 +72,20 @@ bool interrupted() {
   }
 }
 
+// run_loop; what ends it before its time is on the page too.
+train::LoopResult run_with_page(train::Objective& objective, const train::Recipe& recipe,
+                                const train::LoopOptions& loop, TrainPageWriter& page) {
+  try {
+    return run_loop(objective, recipe, loop);
+  } catch (const std::exception& error) {
+    try {
+      page.write(PageState::kFailed, message_of(error));
+    } catch (const std::exception&) {  // the disk may be full; the first error is the one to report
+    }
+    throw;
+  }
+}
+
 void run_train(const TrainOptions& options) {
   FPSA_USAGE_CHECK(!options.recipe.empty(),
                    "--recipe: expected a TOML file, got nothing; for example models/tiny/train/vae.toml");
@@ -116,7 +133,18 @@ void run_train(const TrainOptions& options) {
     return true;
   };
   loop.print = [](const std::string& line) { std::cout << line << std::endl; };
-  const auto result = run_loop(*objective, recipe, loop);
+  TrainPageWriter page({.out = options.out,
+                        .recipe_name = options.recipe.string(),
+                        .machine = join(processor_name(), ", ", describe_machine().at("isa").get<std::string>(), ", ",
+                                        at::get_num_threads(), " threads"),
+                        .recipe = &recipe,
+                        .parameters = parameters});
+  loop.observe = [&page](train::RunState state) {
+    page.write(state == train::RunState::kRunning   ? PageState::kRunning
+               : state == train::RunState::kStopped ? PageState::kStopped
+                                                    : PageState::kFinished);
+  };
+  const auto result = run_with_page(*objective, recipe, loop, page);
   std::cout << (result.finished ? "finished at step " : "stopped with a checkpoint at step ") << result.steps
             << std::endl;
   throw_if_interrupted();  // the exit code of an interrupted run is 128 + signal, though its checkpoint is complete
@@ -161,9 +189,10 @@ void run_eval(const EvalOptions& options) {
   request.attention = options.attention;
   request.schedule = options.schedule;
   const auto carried = train::carried_schedule(with_helpers ? options.checkpoint : options.model / "transformer");
-  const auto attention =
-      choose_attention(request, carried, {(options.frames - 1) / 4 + 1, options.height / 16, options.width / 16},
-                       config.num_layers, config.num_attention_heads);
+  const auto attention = choose_attention(
+      request, carried.empty() ? std::vector<CarriedSchedule>() : std::vector{CarriedSchedule{carried}},
+      {(options.frames - 1) / 4 + 1, options.height / 16, options.width / 16}, config.num_layers,
+      config.num_attention_heads);
   model.dit.set_e4m3_feed_forward(attention.e4m3_feed_forward);
   train::SampleOptions sampling;
   sampling.latent_size = {(options.frames - 1) / 4 + 1, options.height / 8, options.width / 8};

@@ -4,13 +4,14 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 #include <iostream>
 #include <optional>
 
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/model_session.h"
 #include "fpsa/app/usage_error.h"
+#include "fpsa/io/append_file.h"
 #include "fpsa/train/export.h"
 #include "fpsa/train/finetune_objective.h"
 #include "fpsa/train/loop.h"
@@ -44,10 +45,9 @@ train::DataHooks console_hooks() {
 
 void append_metrics(const fs::path& out, const train::DataReport& report) {
   fs::create_directories(out);
-  std::ofstream metrics(out / "metrics.jsonl", std::ios::app);
   // Names of files on disk need not be UTF-8, which JSON demands.
-  metrics << report.to_json().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n' << std::flush;
-  FPSA_CHECK(metrics, "cannot append to ", out / "metrics.jsonl", "; choose a writable --out");
+  io::AppendFile(out / "metrics.jsonl")
+      .write_line(report.to_json().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 // A folder that is made under another name: neither a fault nor a kill leaves half a model where a whole one is
@@ -113,7 +113,8 @@ void run_prepare(const PrepareOptions& options) {
 std::unique_ptr<train::Objective> make_finetune(const train::Recipe& recipe, const fs::path& model, const fs::path& out,
                                                 const fs::path& latents) {
   auto objective = std::make_unique<train::FinetuneObjective>(
-      recipe, train::FinetunePaths{model, out / "cache", latents}, console_hooks());
+      recipe, train::FinetunePaths{model, out / "cache", latents, scheduler_of(models::wan::find_model(model)).shift},
+      console_hooks());
   if (const train::DataReport* report = objective->report()) {
     append_metrics(out, *report);
     std::cout << report->text() << std::endl;
@@ -141,7 +142,8 @@ void export_finetune(const FinetuneExport& request) {
                      "--lora: expected the file to write, such as my.safetensors, because the checkpoint holds LoRA "
                      "adapters, got nothing");
     train::write_lora(request.lora, weights, *lora, schedule);
-    std::cout << "wrote " << request.lora.string() << std::endl;
+    std::cout << "wrote " << request.lora.string() << (schedule ? ", with the schedule that it was trained with" : "")
+              << std::endl;
     return;
   }
   FPSA_USAGE_CHECK(request.lora.empty(), "--lora: expected none, because the checkpoint holds a whole transformer");

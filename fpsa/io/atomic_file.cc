@@ -6,10 +6,10 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <string>
 
 #include "fpsa/base/check.h"
+#include "fpsa/io/write_error.h"
 
 namespace fpsa::io {
 namespace fs = std::filesystem;
@@ -25,24 +25,6 @@ fs::path follow_links(fs::path path) {
     path = link.is_absolute() ? link : path.parent_path() / link;
   }
   throw Error(join("cannot write '", path.string(), "': too many symbolic links"));
-}
-
-std::string remedy(int error_number) {
-  switch (error_number) {
-    case ENOSPC:
-    case EDQUOT:
-      return "; free some space or choose an output on another disk";
-    case EFBIG:
-      return "; the file size limit of this process or file system is reached (ulimit -f)";
-    case ENOENT:
-      return "; create the folder first";
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return "; choose a folder that you may write to";
-    default:
-      return "";
-  }
 }
 
 fs::path temporary_name(const fs::path& target) {
@@ -87,7 +69,7 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::fail(const char* action, int error_number) const {
-  throw Error(join(action, " '", target_.string(), "': ", std::strerror(error_number), remedy(error_number)));
+  throw Error(write_error(action, target_, error_number));
 }
 
 void AtomicFile::write(const void* data, size_t size_bytes) {

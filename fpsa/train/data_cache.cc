@@ -203,9 +203,12 @@ at::Tensor ClipCache::latents(const Bucket& bucket, int64_t index) const {
   return clip_store_.get(clip.key)[clip.index];
 }
 
+const std::string& ClipCache::caption(const Bucket& bucket, int64_t index) const {
+  return manifest_.videos[clips_.at(bucket).at(static_cast<size_t>(index)).video].caption;
+}
+
 at::Tensor ClipCache::states(const Bucket& bucket, int64_t index) const {
-  const size_t video = clips_.at(bucket).at(static_cast<size_t>(index)).video;
-  return caption_store_.get(caption_key(manifest_.videos[video].caption));
+  return caption_store_.get(caption_key(caption(bucket, index)));
 }
 
 at::Tensor ClipCache::empty_states() const {

@@ -64,6 +64,7 @@ class ClipCache {
   int64_t size(const Bucket& bucket) const { return static_cast<int64_t>(clips_.at(bucket).size()); }
   /// Normalised latents [C, T, H/8, W/8] BF16.
   at::Tensor latents(const Bucket& bucket, int64_t index) const;
+  const std::string& caption(const Bucket& bucket, int64_t index) const;
   /// States of the clip's caption [tokens, d_model] BF16, without padding.
   at::Tensor states(const Bucket& bucket, int64_t index) const;
   /// States of the empty prompt.

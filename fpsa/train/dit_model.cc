@@ -3,8 +3,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 
-#include "fpsa/train/text_conditioner.h"
-
 namespace fpsa::train {
 
 models::wan::DitConfig tiny_dit_config() {
@@ -39,17 +37,13 @@ DitModel::DitModel(nn::ParameterSource& source, int64_t vocab_size, bool with_he
   coverage = nn::Linear(helper / "coverage", dit.config().dim(), 1);
 }
 
-at::Tensor sample_latents(DitModel& model, const models::wan::Tokenizer& tokenizer, nn::AttentionMethod& attention,
-                          const std::vector<std::string>& prompts, uint64_t seed, const SampleOptions& options) {
+at::Tensor sample_latents(models::wan::WanDit& dit, nn::AttentionMethod& attention, const TextCondition& text,
+                          uint64_t seed, const SampleOptions& options) {
   at::NoGradGuard no_grad;
-  const int64_t count = static_cast<int64_t>(prompts.size());
-  std::vector<std::string> both = prompts;
-  both.resize(prompts.size() * 2);  // the second half is the empty prompt
-  const TextCondition text = encode_prompts(model.text, tokenizer, both);
-
+  const int64_t count = text.states.size(0) / 2;
   auto generator = at::detail::createCPUGenerator(seed);
   const auto [t, h, w] = options.latent_size;
-  at::Tensor x = at::randn({count, model.dit.config().in_channels, t, h, w}, generator, at::kFloat);
+  at::Tensor x = at::randn({count, dit.config().in_channels, t, h, w}, generator, at::kFloat);
   const auto sigma = [&](int64_t step) {
     const double u = 1.0 - static_cast<double>(step) / static_cast<double>(options.steps);
     return options.shift * u / (1.0 + (options.shift - 1.0) * u);
@@ -64,11 +58,19 @@ at::Tensor sample_latents(DitModel& model, const models::wan::Tokenizer& tokeniz
     models::wan::DitOptions dit_options;
     dit_options.rope_stretch = options.stretch;
     dit_options.text_multiplicity = text.multiplicity;
-    const auto halves = model.dit.forward(input, attention, dit_options).velocity.to(at::kFloat).chunk(2);
+    const auto halves = dit.forward(input, attention, dit_options).velocity.to(at::kFloat).chunk(2);
     const at::Tensor velocity = halves[1] + options.guidance * (halves[0] - halves[1]);
     x = x + (sigma(step + 1) - sigma(step)) * velocity;
   }
   return x;
+}
+
+at::Tensor sample_latents(DitModel& model, const models::wan::Tokenizer& tokenizer, nn::AttentionMethod& attention,
+                          const std::vector<std::string>& prompts, uint64_t seed, const SampleOptions& options) {
+  at::NoGradGuard no_grad;
+  std::vector<std::string> both = prompts;
+  both.resize(prompts.size() * 2);  // the second half is the empty prompt
+  return sample_latents(model.dit, attention, encode_prompts(model.text, tokenizer, both), seed, options);
 }
 
 }  // namespace fpsa::train

@@ -14,6 +14,7 @@
 #include "fpsa/models/wan/tokenizer.h"
 #include "fpsa/nn/attention_method.h"
 #include "fpsa/nn/tensor_map.h"
+#include "fpsa/train/text_conditioner.h"
 
 namespace fpsa::train {
 
@@ -43,7 +44,12 @@ struct SampleOptions {
   double guidance = 3.0;
 };
 
-/// Normalised latents for prompts: Euler over the shifted flow schedule with classifier-free guidance.
+/// Normalised latents: Euler over the shifted flow schedule with classifier-free guidance.
+///   Shapes    text: of the prompts, then of as many empty ones; out [prompts, channels, T, H, W] F32
+at::Tensor sample_latents(models::wan::WanDit& dit, nn::AttentionMethod& attention, const TextCondition& text,
+                          uint64_t seed, const SampleOptions& options);
+
+/// The same of prompts, by the model's own text encoder.
 ///   Shapes    out [prompts, 8, T, H, W] F32
 at::Tensor sample_latents(DitModel& model, const models::wan::Tokenizer& tokenizer, nn::AttentionMethod& attention,
                           const std::vector<std::string>& prompts, uint64_t seed, const SampleOptions& options);

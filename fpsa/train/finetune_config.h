@@ -8,6 +8,9 @@
 //   [lora]  rank = 16, alpha = 16        the adapter is B A alpha / rank
 //           targets = ["to_q", ...]      modules whose name is, or ends with, one of these
 //
+// [report] prompts = ["..."], preview_steps = 12 and preview_guidance = 3.0 say what the sheets in OUT/previews show:
+// without prompts the first preview_prompts captions, sampled with Euler under the recipe's schedule.
+//
 // Either table makes `fpsa train` fine-tune the model in --model: its transformer, or LoRA adapters on it. Text encoder
 // and VAE stay as they are. Without [data] the procedural clips are used.
 #pragma once

@@ -11,6 +11,7 @@
 #include "fpsa/models/wan/opened_part.h"
 #include "fpsa/nn/checkpoint.h"
 #include "fpsa/ops/compute_dtype.h"
+#include "fpsa/train/dit_objective.h"
 #include "fpsa/train/flow_levels.h"
 #include "fpsa/train/lora.h"
 #include "fpsa/train/text_conditioner.h"
@@ -21,25 +22,41 @@ namespace {
 using models::wan::Part;
 
 // Purposes of random numbers that follow from one seed.
-enum : uint64_t { kPoolStream = 31, kBatchStream, kNoiseStream, kTestStream };
+enum : uint64_t { kPoolStream = 31, kBatchStream, kNoiseStream, kTestStream, kPreviewStream };
 
 constexpr const char* kPrefix = "transformer.";
 constexpr int64_t kTestBatches = 4;
 
-// F32 leaves with the weights of another source.
-class LeafSource : public nn::ParameterSource {
+// F32 copies of the weights of another source, to be trained or to stay.
+class CopySource : public nn::ParameterSource {
  public:
-  explicit LeafSource(nn::ParameterSource& base) : base_(base) {}
+  CopySource(nn::ParameterSource& base, bool trained) : base_(base), trained_(trained) {}
   at::Tensor get(const nn::ParameterSpec& spec) override {
-    at::Tensor leaf = base_.get(spec).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    leaf.requires_grad_(true);
-    leaves.emplace(kPrefix + spec.name, leaf);
-    return leaf;
+    at::Tensor copy = base_.get(spec).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    copy.requires_grad_(trained_);
+    copies.emplace(kPrefix + spec.name, copy);
+    return copy;
   }
-  nn::TensorMap leaves;
+  nn::TensorMap copies;
 
  private:
   nn::ParameterSource& base_;
+  bool trained_;
+};
+
+// Another source's tensors, each asked for once, so that two models share what it converts.
+class SharedSource : public nn::ParameterSource {
+ public:
+  explicit SharedSource(nn::ParameterSource& base) : base_(base) {}
+  at::Tensor get(const nn::ParameterSpec& spec) override {
+    at::Tensor& tensor = given_[spec.name];
+    if (!tensor.defined()) tensor = base_.get(spec);
+    return tensor;
+  }
+
+ private:
+  nn::ParameterSource& base_;
+  nn::TensorMap given_;
 };
 
 class CachedClips : public ClipSource {
@@ -63,6 +80,14 @@ class CachedClips : public ClipSource {
     out.latents = at::stack(latents).to(at::kFloat);
     return out;
   }
+  std::vector<EncodedPrompt> captions(int64_t count) override {
+    std::vector<EncodedPrompt> out;
+    for (int64_t i = 0; i < cache_->size(bucket_) && static_cast<int64_t>(out.size()) < count; ++i)
+      if (std::ranges::find(out, cache_->caption(bucket_, i), &EncodedPrompt::text) == out.end())
+        out.push_back({cache_->caption(bucket_, i), cache_->states(bucket_, i)});
+    return out;
+  }
+  at::Tensor empty_states() override { return cache_->empty_states(); }
 
  private:
   std::shared_ptr<const ClipCache> cache_;
@@ -100,6 +125,15 @@ class ProceduralClips : public ClipSource {
     out.latents = at::stack(latents).to(at::kFloat);
     return out;
   }
+  std::vector<EncodedPrompt> captions(int64_t count) override {
+    std::vector<EncodedPrompt> out;
+    for (int64_t i = 0; i < count; ++i) {
+      const std::string text = test_prompt(seed_, i).text;
+      out.push_back({text, encode(text)});
+    }
+    return out;
+  }
+  at::Tensor empty_states() override { return encode(""); }
 
  private:
   void grow(int64_t stage_step) {
@@ -125,23 +159,27 @@ class ProceduralClips : public ClipSource {
 }  // namespace
 
 FinetuneObjective::FinetuneObjective(const Recipe& recipe, const FinetunePaths& paths, const DataHooks& hooks)
-    : recipe_(recipe) {
+    : recipe_(recipe), shift_(recipe.schedule ? recipe.schedule->shift : paths.shift) {
   FPSA_CHECK(recipe.kind == Kind::kDit && recipe.finetunes(),
              "fine-tuning: expected a recipe of kind \"dit\" with [data] or [lora]");
-  const models::wan::ModelPlace place = models::wan::find_model(paths.model);
-  models::wan::OpenedPart part = open_part(find_part(place, Part::kTransformer), Part::kTransformer);
+  place_ = models::wan::find_model(paths.model);
+  models::wan::OpenedPart part = open_part(find_part(place_, Part::kTransformer), Part::kTransformer);
   const models::wan::DitConfig config = dit_config_of(part);
   // Frozen weights stay in BF16, in the file's own pages where it stores that; trained ones are copied to F32.
   nn::CheckpointSource stored(std::move(part.weights.tensors), recipe.lora ? at::kBFloat16 : at::kFloat, part.origin(),
                               std::move(part.weights.scales));
   if (recipe.lora) {
-    AdapterSource source(stored, *recipe.lora, kPrefix, recipe.seed);
+    SharedSource shared(stored);
+    AdapterSource source(shared, *recipe.lora, kPrefix, recipe.seed);
     dit_ = std::make_unique<models::wan::WanDit>(config, nn::Scope(source));
     parameters_ = source.finish();
+    if (recipe.distill_weight > 0) make_teacher(config, shared);
   } else {
-    LeafSource source(stored);
+    CopySource source(stored, /*trained=*/true), copies(stored, /*trained=*/false);
     dit_ = std::make_unique<models::wan::WanDit>(config, nn::Scope(source));
-    parameters_ = std::move(source.leaves);
+    parameters_ = std::move(source.copies);
+    if (recipe.distill_weight > 0) make_teacher(config, copies);
+    frozen_ = std::move(copies.copies);
   }
   stored.finish();
   dit_->set_compute_dtype(ops::fast_compute_dtype());
@@ -150,11 +188,17 @@ FinetuneObjective::FinetuneObjective(const Recipe& recipe, const FinetunePaths& 
   if (recipe.data) {
     DataConfig data = *recipe.data;
     if (data.cache.empty()) data.cache = paths.cache;
-    cache_ = std::make_shared<ClipCache>(data, buckets_of(recipe), place, hooks);
+    cache_ = std::make_shared<ClipCache>(data, buckets_of(recipe), place_, hooks);
     source_ = std::make_unique<CachedClips>(cache_);
   } else {
-    source_ = std::make_unique<ProceduralClips>(place, paths.latents, mix(recipe.seed, kPoolStream));
+    source_ = std::make_unique<ProceduralClips>(place_, paths.latents, mix(recipe.seed, kPoolStream));
   }
+  if (!recipe.prompts.empty()) prompts_ = encode_captions(place_, recipe.prompts);
+}
+
+void FinetuneObjective::make_teacher(const models::wan::DitConfig& config, nn::ParameterSource& source) {
+  teacher_ = std::make_unique<models::wan::WanDit>(config, nn::Scope(source));
+  teacher_->set_compute_dtype(at::kBFloat16);
 }
 
 FinetuneObjective::~FinetuneObjective() = default;
@@ -168,7 +212,8 @@ void FinetuneObjective::enter(const Stage& stage, int64_t, int64_t stage_step) {
   source_->enter(stage, stage_step);
 }
 
-at::Tensor FinetuneObjective::flow_loss(const CaptionedLatents& batch, uint64_t noise_seed, Figures& figures) {
+at::Tensor FinetuneObjective::flow_loss(const CaptionedLatents& batch, uint64_t noise_seed, Figures& figures,
+                                        at::Tensor* distill) {
   auto generator = at::detail::createCPUGenerator(noise_seed);
   const at::Tensor& data = batch.latents;
   const at::Tensor noise = at::randn(data.sizes(), generator, at::kFloat);
@@ -181,8 +226,16 @@ at::Tensor FinetuneObjective::flow_loss(const CaptionedLatents& batch, uint64_t 
   models::wan::DitOptions options;
   options.rope_stretch = {stage_.stretch[0], stage_.stretch[1], stage_.stretch[2]};
   options.text_multiplicity = text.multiplicity;
-  const at::Tensor velocity = forward_->run(input, options, sigma, figures).velocity;
-  return at::mse_loss(velocity.to(at::kFloat), noise - data);
+  const at::Tensor velocity = forward_->run(input, options, sigma, figures).velocity.to(at::kFloat);
+  if (distill && teacher_) {
+    at::Tensor target;
+    {
+      const at::NoGradGuard no_grad;
+      target = teacher_->forward(input, *accel::make_dense(), options).velocity.to(at::kFloat);
+    }
+    *distill = at::mse_loss(velocity, target);
+  }
+  return at::mse_loss(velocity, noise - data);
 }
 
 Loss FinetuneObjective::loss(int64_t step, int64_t stage_step, int64_t micro) {
@@ -192,13 +245,33 @@ Loss FinetuneObjective::loss(int64_t step, int64_t stage_step, int64_t micro) {
   const CaptionedLatents batch = source_->draw(stage_step, recipe_.prompt_dropout, seed(kBatchStream));
   forward_->attend(stage_, stage_step);
   Loss loss;
-  loss.total = flow_loss(batch, seed(kNoiseStream), loss.figures);
+  at::Tensor distill;
+  loss.total = flow_loss(batch, seed(kNoiseStream), loss.figures, &distill);
   loss.samples = batch.latents.size(0);
   loss.figures["flow"] = loss.total.item<double>();
+  if (distill.defined()) {
+    loss.figures["distill"] = distill.item<double>();
+    loss.total = loss.total + recipe_.distill_weight * distill;
+  }
   return loss;
 }
 
-Figures FinetuneObjective::evaluate(const std::filesystem::path&, const std::string&, bool) {
+void FinetuneObjective::write_sheet(const std::filesystem::path& file) {
+  const auto prompts = prompts_.empty() ? source_->captions(recipe_.preview_prompts) : prompts_;
+  if (prompts.empty()) return;
+  SampleOptions options;
+  options.latent_size = {(stage_.frames - 1) / 4 + 1, stage_.height / 8, stage_.width / 8};
+  options.stretch = {stage_.stretch[0], stage_.stretch[1], stage_.stretch[2]};
+  options.steps = recipe_.preview_steps;
+  options.shift = shift_;
+  options.guidance = recipe_.preview_guidance;
+  const auto attention = recipe_.schedule ? accel::make_fps(*recipe_.schedule) : accel::make_dense();
+  write_previews(file, *dit_, *attention, place_, prompts, source_->empty_states(), mix(recipe_.seed, kPreviewStream),
+                 options);
+}
+
+Figures FinetuneObjective::evaluate(const std::filesystem::path& folder, const std::string& tag, bool) {
+  write_sheet(folder / (tag + ".png"));
   double sum = 0;
   Figures ignored;
   forward_->attend(stage_, stage_.density_steps);  // the recipe's own schedule: what the model would be run with

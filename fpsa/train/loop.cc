@@ -2,15 +2,15 @@
 
 #include <ATen/core/grad_mode.h>
 
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "fpsa/base/check.h"
+#include "fpsa/io/append_file.h"
+#include "fpsa/train/position.h"
 
 namespace fpsa::train {
 namespace {
@@ -21,34 +21,12 @@ double since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-struct Position {
-  int64_t step = 0, stage = 0, stage_step = 0, samples = 0;
-  int64_t skipped = 0, skipped_in_row = 0;  // steps that were not finite: all, and those up to now without a good one
-  double stage_seconds = 0, total_seconds = 0;
-};
-
 std::string duration(double seconds) {
   char text[32];
   const int64_t s = static_cast<int64_t>(seconds);
   std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", static_cast<long long>(s / 3600),
                 static_cast<long long>(s / 60 % 60), static_cast<long long>(s % 60));
   return text;
-}
-
-int64_t integer_from(const std::string& text, const std::string& where, int64_t largest) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  FPSA_CHECK(error == std::errc() && end == text.data() + text.size() && value >= 0 && value <= largest, where,
-             ": expected an integer from 0 to ", largest, ", received '", text, "'; the checkpoint is damaged");
-  return value;
-}
-
-double seconds_from(const std::string& text, const std::string& where) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  FPSA_CHECK(error == std::errc() && end == text.data() + text.size() && std::isfinite(value) && value >= 0, where,
-             ": expected a number of seconds, received '", text, "'; the checkpoint is damaged");
-  return value;
 }
 
 // Means since the last report.
@@ -92,14 +70,17 @@ class Loop {
             recipe.optimizer) {
     std::filesystem::create_directories(options.out / "previews");
     if (options.resume) restore();
-    metrics_.open(options.out / "metrics.jsonl", std::ios::app);
-    FPSA_CHECK(metrics_, "cannot write ", options.out / "metrics.jsonl", "; choose a writable --out");
+    metrics_ = io::AppendFile(options.out / "metrics.jsonl");
+    nlohmann::json line = position_json();
+    line["run"] = options.resume ? "resumed" : "begun";
+    write_metrics(line);
   }
 
   LoopResult run() {
     while (position_.stage < static_cast<int64_t>(recipe_.stages.size())) {
       if (!run_stage(recipe_.stages[static_cast<size_t>(position_.stage)])) {
         save();
+        tell(RunState::kStopped);
         return {position_.step, false};
       }
       ++position_.stage;
@@ -107,6 +88,7 @@ class Loop {
       position_.stage_seconds = 0;
       save();
     }
+    tell(RunState::kFinished);
     return {position_.step, true};
   }
 
@@ -231,6 +213,8 @@ class Loop {
                   static_cast<long long>(position_.stage + 1), static_cast<long long>(position_.step), 100 * at,
                   window_.rate(), duration(left).c_str(), learning_rate_);
     std::string out = text;
+    line["progress"] = at;
+    line["eta_seconds"] = left;
     line["learning_rate"] = learning_rate_;
     line["samples_per_second"] = window_.rate();
     for (const auto& [name, value] : window_.means()) {
@@ -240,6 +224,7 @@ class Loop {
     }
     write_metrics(line);
     print(out);
+    tell(RunState::kRunning);
     window_.clear();
   }
 
@@ -263,6 +248,11 @@ class Loop {
     }
     write_metrics(line);
     print(out);
+    tell(RunState::kRunning);
+  }
+
+  void tell(RunState state) const {
+    if (options_.observe) options_.observe(state);
   }
 
   nlohmann::json position_json() const {
@@ -273,10 +263,7 @@ class Loop {
             {"seconds", position_.total_seconds}};
   }
 
-  void write_metrics(const nlohmann::json& line) {
-    metrics_ << line.dump() << '\n' << std::flush;
-    FPSA_CHECK(metrics_, "cannot append to ", options_.out / "metrics.jsonl", ": is the disk full?");
-  }
+  void write_metrics(const nlohmann::json& line) { metrics_.write_line(line.dump()); }
 
   void print(const std::string& line) const {
     if (options_.print) options_.print(line);
@@ -290,21 +277,11 @@ class Loop {
       tensors.emplace("optimizer." + name, value);
     for (const auto& [name, value] : objective_.frozen())
       tensors.emplace("frozen." + name, value.detach());
-    char seconds[2][32];
-    std::snprintf(seconds[0], sizeof seconds[0], "%.17g", position_.stage_seconds);
-    std::snprintf(seconds[1], sizeof seconds[1], "%.17g", position_.total_seconds);
     std::map<std::string, std::string> metadata = {{"format", "pt"},
                                                    {"kind", recipe_.kind == Kind::kVae ? "vae" : "dit"},
                                                    {"seed", std::to_string(recipe_.seed)},
-                                                   {"recipe", recipe_.text},
-                                                   {"step", std::to_string(position_.step)},
-                                                   {"stage", std::to_string(position_.stage)},
-                                                   {"stage_step", std::to_string(position_.stage_step)},
-                                                   {"samples", std::to_string(position_.samples)},
-                                                   {"skipped", std::to_string(position_.skipped)},
-                                                   {"skipped_in_row", std::to_string(position_.skipped_in_row)},
-                                                   {"stage_seconds", seconds[0]},
-                                                   {"total_seconds", seconds[1]}};
+                                                   {"recipe", recipe_.text}};
+    metadata.merge(to_metadata(position_));
     if (recipe_.schedule) metadata.emplace(schedule::kMetadataKey, schedule::to_toml(*recipe_.schedule));
     nn::save_tensors(options_.out / "checkpoint.safetensors", tensors, metadata);
   }
@@ -337,19 +314,7 @@ class Loop {
                file,
                " was written by a run of another schedule, which must not change on the way; give the recipe the "
                "schedule that it began with, or start a new run from these weights with --weights");
-    const auto count = [&](const std::string& key, int64_t largest) {
-      return integer_from(meta(key), join(file, ": '", key, "'"), largest);
-    };
-    position_.step = count("step", int64_t{1} << 48);
-    position_.stage = count("stage", static_cast<int64_t>(recipe_.stages.size()));  // that many: the run is finished
-    position_.stage_step = count("stage_step", position_.step);
-    position_.samples = count("samples", int64_t{1} << 56);
-    if (loaded.metadata.contains("skipped")) {  // older checkpoints did not count
-      position_.skipped = count("skipped", position_.step);
-      position_.skipped_in_row = count("skipped_in_row", position_.skipped);
-    }
-    position_.stage_seconds = seconds_from(meta("stage_seconds"), join(file, ": 'stage_seconds'"));
-    position_.total_seconds = seconds_from(meta("total_seconds"), join(file, ": 'total_seconds'"));
+    position_ = position_from(loaded.metadata, static_cast<int64_t>(recipe_.stages.size()), file.string());
     nn::TensorMap state, weights, frozen;
     for (const auto& [name, tensor] : loaded.tensors) {
       if (name.starts_with("optimizer.")) state.emplace(name.substr(10), tensor);
@@ -367,7 +332,7 @@ class Loop {
   Optimizer optimizer_;
   Position position_;
   Window window_;
-  std::ofstream metrics_;
+  io::AppendFile metrics_;
   double learning_rate_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // The training loop: stages, learning rate, progress, metrics, checkpoints and exact resume.
 //
-// The output folder holds metrics.jsonl (one JSON object per report), checkpoint.safetensors (weights, averages,
+// The output folder holds metrics.jsonl (one JSON object per report and evaluation, and one with "run" where the run is
+// begun or resumed: what was written before it about later steps is void), checkpoint.safetensors (weights, averages,
 // optimiser state, position and, as metadata `fpsa.schedule`, the recipe's schedule; replaced atomically) and
 // previews/.
 #pragma once
@@ -13,6 +14,8 @@
 
 namespace fpsa::train {
 
+enum class RunState { kRunning, kStopped, kFinished };
+
 struct LoopOptions {
   std::filesystem::path out = {};
   bool resume = false;              // continue from out/checkpoint.safetensors, which must exist
@@ -20,6 +23,7 @@ struct LoopOptions {
   int64_t stop_after = 0;           // stop, with a checkpoint, when this many steps are done; 0: never
   std::function<bool()> stop = {};  // asked between steps: true means checkpoint and return
   std::function<void(const std::string&)> print = {};  // one finished progress line
+  std::function<void(RunState)> observe = {};          // after every line of metrics, and at the end
 };
 
 struct LoopResult {

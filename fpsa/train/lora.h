@@ -37,8 +37,8 @@ class AdapterSource : public nn::ParameterSource {
   std::set<std::string> matched_, names_;  // targets in use; last parts of the layers' names
 };
 
-/// Writes adapters as diffusers saves them: F32, the keys of AdapterSource, rank, alpha and targets in the metadata;
-/// beside them the schedule that they were trained under, where there was one.
+/// Writes adapters as diffusers saves them: F32, the keys of AdapterSource, rank, alpha and targets in the metadata,
+/// and as `fpsa.schedule` the schedule that they were trained with.
 ///   Errors    fpsa::Error when the tensors are no adapters of that rank
 void write_lora(const std::filesystem::path& file, const nn::TensorMap& adapters, const LoraConfig& config,
                 const std::optional<schedule::Schedule>& schedule = std::nullopt);

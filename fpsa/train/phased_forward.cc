@@ -6,6 +6,7 @@ namespace fpsa::train {
 
 PhasedForward::PhasedForward(const Recipe& recipe, models::wan::WanDit& dit)
     : schedule_(recipe.schedule), dit_(dit), attention_(accel::make_dense()) {
+  dit_.set_gradient_checkpointing(recipe.gradient_checkpointing);
   if (!schedule_) return;
   schedule::check_for_model(*schedule_, dit.config().num_layers, dit.config().num_attention_heads);
   dit_.set_e4m3_feed_forward(schedule_->feed_forward == schedule::Quant::kE4m3);

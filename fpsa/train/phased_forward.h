@@ -16,11 +16,12 @@ namespace fpsa::train {
 
 class PhasedForward {
  public:
-  /// Sets the model's feed-forward as the recipe's schedule wants it. The model must outlive this.
+  /// Sets the model's feed-forward as the recipe's schedule wants it, and its gradient checkpointing. The model must
+  /// outlive this.
   ///   Errors    fpsa::Error: a schedule with layers or heads that the model lacks
   PhasedForward(const Recipe& recipe, models::wan::WanDit& dit);
 
-  /// Chooses the attention of a step: what comes before run().
+  /// Chooses the attention of a step: what comes before run(), and after the backward of the step before.
   void attend(const Stage& stage, int64_t stage_step);
 
   /// One forward for the samples of each phase; the outputs in the order of the batch. Adds the figure "density" where

@@ -62,6 +62,18 @@ class Table {
     into = *table_[key].value<std::string>();
   }
 
+  void read(const char* key, std::vector<std::string>& into) {
+    seen_.insert(key);
+    if (!table_[key]) return;
+    const toml::array* list = table_[key].as_array();
+    FPSA_CHECK(list && !list->empty(), where_, key, ": expected a list of texts");
+    for (const auto& node : *list) {
+      FPSA_CHECK(node.is_string() && !node.value<std::string>()->empty(), where_, key,
+                 ": expected texts that are not empty");
+      into.push_back(*node.value<std::string>());
+    }
+  }
+
   const toml::table* table(const char* key) {
     seen_.insert(key);
     if (!table_[key]) return nullptr;
@@ -262,12 +274,13 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     table.read("coverage_weight", recipe.coverage_weight);
     table.read("num_inference_steps", recipe.num_inference_steps);
     table.read("distill_weight", recipe.distill_weight);
+    table.read("gradient_checkpointing", recipe.gradient_checkpointing);
     recipe.schedule = read_schedule(table, origin);
     FPSA_CHECK(recipe.num_inference_steps >= 1 && recipe.num_inference_steps <= 1000, origin,
                ": num_inference_steps: expected 1 to 1000, received ", recipe.num_inference_steps);
     if (table.table("data")) recipe.data = data_of_recipe(text, origin);
     if (table.table("lora")) recipe.lora = lora_of_recipe(text, origin);
-    for (const char* key : {"slot_weight", "coverage_weight", "distill_weight"})
+    for (const char* key : {"slot_weight", "coverage_weight"})
       FPSA_CHECK(!recipe.finetunes() || !root.contains(key), origin, ": ", key,
                  ": expected none beside [data] or [lora], which train without it; remove it");
   } else {
@@ -283,6 +296,13 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
     part.read("checkpoint_seconds", recipe.checkpoint_seconds);
     part.read("preview_minutes", recipe.preview_minutes);
     part.read("preview_prompts", recipe.preview_prompts);
+    if (recipe.finetunes()) {
+      part.read("prompts", recipe.prompts);
+      part.read("preview_steps", recipe.preview_steps);
+      part.read("preview_guidance", recipe.preview_guidance);
+      FPSA_CHECK(recipe.preview_steps >= 1 && recipe.preview_steps <= 1000, origin,
+                 ": report.preview_steps: expected 1 to 1000, received ", recipe.preview_steps);
+    }
     part.finish();
   }
   int index = 0;

@@ -4,8 +4,14 @@
 //   seed = 1                        decides weights, data and noise
 //   attention = "fps"               DiT: "dense" or "fps", trained as it will be run (train/phases.h)
 //   schedule = "fps.toml"           for "fps": the schedule, relative to the recipe
+//   gradient_checkpointing = true   DiT: keep each layer's input alone and run the layer again in the backward: the
+//   same
+//                                   bits in far less memory, for about one forward more of time
+//   distill_weight = 0.1            DiT: also the distance to the velocity of the starting weights, frozen, under dense
+//                                   attention; with [lora] to that of the model without adapters
 //   [optimizer]  preset beta1 beta2 epsilon momentum adam_scale weight_decay clip_norm ema warmup_steps
-//   [report]     log_seconds checkpoint_seconds preview_minutes
+//   [report]     log_seconds checkpoint_seconds preview_minutes preview_prompts, and when a given model is fine-tuned
+//                prompts = ["..."] preview_steps preview_guidance: what the preview pictures show and how they are made
 //   [data] [lora]  fine-tuning of a given model: train/finetune_config.h
 //   [[stage]]    frames height width batch, minutes or steps, learning_rate [begin, end], and the rest of struct Stage
 //
@@ -68,6 +74,9 @@ struct Recipe {
   double checkpoint_seconds = 300;
   double preview_minutes = 20;  // 0: never
   int64_t preview_prompts = 8;
+  std::vector<std::string> prompts;  // of the previews when fine-tuning; empty: the first captions
+  int64_t preview_steps = 12;        // of Euler, when fine-tuning
+  double preview_guidance = 3.0;
   bool decoder_only = false;      // VAE: the encoder stays, so that latents made with it stay valid
   double prompt_dropout = 0.1;    // DiT
   double slot_weight = 0.05;      // DiT: weight of the prompt-slot classifier
@@ -77,6 +86,7 @@ struct Recipe {
   std::optional<schedule::Schedule> schedule;
   int64_t num_inference_steps = 50;  // of the sampler whose levels tell which step, so which phase, a sigma is in
   double distill_weight = 0;         // of the distance to the velocity of the starting weights under dense attention
+  bool gradient_checkpointing = false;
   // DiT: fine-tuning of a given model, finetune_config.h
   std::optional<DataConfig> data;
   std::optional<LoraConfig> lora;

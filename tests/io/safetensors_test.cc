@@ -2,9 +2,7 @@
 #include "fpsa/io/safetensors.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <cstring>
 
 #include "fpsa/base/check.h"
@@ -256,17 +254,12 @@ TEST(SafetensorsWrite, AFullDiskIsNamedAndTheOlderFileSurvives) {
   write_safetensors(scratch / "a.safetensors", {{"w", Dtype::kF32, {1}, bytes_of(small)}});
   const std::string before = read_raw(scratch / "a.safetensors");
 
-  // A file size limit stops the write half way, as a full disk does.
-  const auto previous = std::signal(SIGXFSZ, SIG_IGN);
-  rlimit saved{};
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &saved), 0);
-  const rlimit limit{1 << 16, saved.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
-  const std::string message = error_of<Error>([&] {
-    write_safetensors(scratch / "a.safetensors", {{"w", Dtype::kF32, {1 << 18}, bytes_of(large)}});
-  });
-  setrlimit(RLIMIT_FSIZE, &saved);
-  std::signal(SIGXFSZ, previous);
+  const std::string message = [&] {
+    const testing::FileSizeLimit limit(1 << 16);
+    return error_of<Error>([&] {
+      write_safetensors(scratch / "a.safetensors", {{"w", Dtype::kF32, {1 << 18}, bytes_of(large)}});
+    });
+  }();
   FPSA_EXPECT_CONTAINS(message, "a.safetensors");
   FPSA_EXPECT_CONTAINS(message, "too large");
   EXPECT_EQ(read_raw(scratch / "a.safetensors"), before);

@@ -209,6 +209,25 @@ TEST(ClipCache, AFolderThatCannotBeMadeIsNamed) {
   FPSA_EXPECT_CONTAINS(error_of<Error>([&] { videos.open(); }), "cannot make the cache folder");
 }
 
+TEST(ShardStore, AFullDiskIsNamedAndWhatWasStoredStays) {
+  ScratchFolder scratch;
+  const auto ignore = [](const std::string&) {};
+  ShardStore store(scratch.path(), "clips", ignore);
+  store.put("first", at::zeros({8}));
+  store.flush();
+  store.put("second", at::ones({1 << 16}));
+  const std::string message = [&] {
+    const testing::FileSizeLimit limit(1 << 12);
+    return error_of<Error>([&] { store.flush(); });
+  }();
+  FPSA_EXPECT_CONTAINS(message, (scratch / "clips-000001.safetensors").string());
+  FPSA_EXPECT_CONTAINS(message, "ulimit -f");
+  EXPECT_EQ(count_files(scratch.path()), 1u);
+  const ShardStore again(scratch.path(), "clips", ignore);
+  EXPECT_TRUE(again.contains("first"));
+  EXPECT_FALSE(again.contains("second"));
+}
+
 TEST(ShardStore, WritesAShardWheneverOneIsFull) {
   ScratchFolder scratch;
   const auto no_warning = [](const std::string& line) { FAIL() << line; };

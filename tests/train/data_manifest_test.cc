@@ -122,6 +122,22 @@ TEST(FinetuneConfig, IsReadFromTheRecipe) {
   const auto message = [&](const std::string& tables) {
     return error_of<Error>([&] { parse_recipe("kind = \"dit\"\n" + tables + stage, "r.toml"); });
   };
+  const Recipe told = parse_recipe(
+      "kind = \"dit\"\ndistill_weight = 0.5\ngradient_checkpointing = true\n[report]\nprompts = [\"a\", \"b\"]\n"
+      "preview_steps = 4\npreview_guidance = 6.0\n[lora]\n" +
+          stage,
+      "r.toml");
+  EXPECT_EQ(told.distill_weight, 0.5);
+  EXPECT_TRUE(told.gradient_checkpointing);
+  EXPECT_EQ(told.prompts, (Fields{"a", "b"}));
+  EXPECT_EQ(told.preview_steps, 4);
+  EXPECT_EQ(told.preview_guidance, 6.0);
+  FPSA_EXPECT_CONTAINS(message("slot_weight = 0.1\n[lora]\n"), "slot_weight: expected none beside [data] or [lora]");
+  FPSA_EXPECT_CONTAINS(message("[report]\nprompts = []\n[lora]\n"), "report.prompts: expected a list of texts");
+  FPSA_EXPECT_CONTAINS(message("[report]\nprompts = [\"\"]\n[lora]\n"), "report.prompts: expected texts");
+  FPSA_EXPECT_CONTAINS(message("[report]\npreview_steps = 0\n[lora]\n"), "report.preview_steps: expected 1 to 1000");
+  FPSA_EXPECT_CONTAINS(message("[report]\nprompts = [\"a\"]\n"), "prompts: unknown key");
+
   FPSA_EXPECT_CONTAINS(message("[data]\nfps = 8\n"), "r.toml: data.folder: expected a folder of videos");
   FPSA_EXPECT_CONTAINS(message("[data]\nfolder = \"v\"\nfsp = 8\n"), "data.fsp: unknown key");
   FPSA_EXPECT_CONTAINS(message("[data]\nfolder = \"v\"\nfps = 0\n"), "data.fps: expected a number above 0");

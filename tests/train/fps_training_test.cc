@@ -103,6 +103,27 @@ TEST_F(FpsTraining, TheForwardIsInferencesBitForBit) {
   }
 }
 
+TEST_F(FpsTraining, GradientCheckpointingChangesNoBitOfTheGradients) {
+  auto schedule = schedule_of({1, 1, 2}, Quant::kE4m3);
+  schedule.phases[1] = {schedule.phases[1].until, {2, 2, 2}, pattern::kFullWindow, Quant::kNone};
+  for (const Quant feed_forward : {Quant::kNone, Quant::kE4m3}) {
+    schedule.feed_forward = feed_forward;
+    Recipe recipe = fps_recipe(schedule);
+    const auto plain = started(recipe);
+    recipe.gradient_checkpointing = true;
+    const auto checkpointed = started(recipe);
+    for (const int64_t micro : {0, 1}) {  // the second adds to the gradients of the first
+      const Loss a = plain->loss(0, 0, micro), b = checkpointed->loss(0, 0, micro);
+      EXPECT_EQ(a.total.item<float>(), b.total.item<float>());
+      EXPECT_EQ(a.figures, b.figures);
+      a.total.backward();
+      b.total.backward();
+    }
+    for (const auto& [name, weight] : plain->parameters())
+      EXPECT_TRUE(at::equal(weight.grad(), checkpointed->parameters().at(name).grad())) << name;
+  }
+}
+
 TEST_F(FpsTraining, AStepMovesTheProjections) {
   const auto objective = started(fps_recipe(schedule_of({1, 2, 1}, Quant::kE4m3)));
   const at::Tensor weight = objective->parameters().at("transformer.blocks.2.attn1.to_k.weight");

@@ -10,10 +10,14 @@
 #include <nlohmann/json.hpp>
 
 #include "fpsa/base/check.h"
+#include "tests/io/scratch.h"
 #include "tests/train/scratch_folder.h"
 
 namespace fpsa::train {
 namespace {
+
+using testing::error_of;
+using testing::read_raw;
 
 // Fits y = A x + b to a random map, from noise that follows from the step number.
 class Regression : public Objective {
@@ -292,6 +296,59 @@ TEST(Loop, GivesUpOnLossesThatStayNonFinite) {
   Regression objective;
   objective.poisoned_from = 3;
   EXPECT_THROW(run_loop(objective, recipe_of({100}), {.out = folder.path}), Error);
+}
+
+TEST(Loop, AFullDiskIsNamedAndTheOlderCheckpointSurvives) {
+  const ScratchFolder folder;
+  Recipe recipe = recipe_of({8});
+  recipe.checkpoint_seconds = 0;
+  const auto checkpoint = folder.path / "checkpoint.safetensors", metrics = folder.path / "metrics.jsonl";
+  Regression first, second, third;
+  run_loop(first, recipe, {.out = folder.path, .stop_after = 3});
+  const std::string before = read_raw(checkpoint);
+  const auto failure_under = [&](size_t bytes) {
+    Regression objective;
+    const testing::FileSizeLimit limit(bytes);
+    return error_of<Error>([&] { run_loop(objective, recipe, {.out = folder.path, .resume = true}); });
+  };
+  ASSERT_GT(before.size(), read_raw(metrics).size() + 1000) << "for the checkpoint to fail and not the metrics";
+  const std::string failure = failure_under(before.size() - 1);
+  FPSA_EXPECT_CONTAINS(failure, checkpoint.string());
+  FPSA_EXPECT_CONTAINS(failure, "ulimit -f");
+  EXPECT_EQ(read_raw(checkpoint), before);
+  EXPECT_EQ(testing::count_files(folder.path), 3u) << "checkpoint, metrics and previews; nothing half-written";
+
+  const std::string told = read_raw(metrics);
+  FPSA_EXPECT_CONTAINS(failure_under(told.size()), metrics.string());
+  EXPECT_EQ(read_raw(metrics), told);
+  EXPECT_EQ(read_raw(checkpoint), before);
+
+  // With room again the run goes on as if nothing had been.
+  const ScratchFolder whole;
+  EXPECT_TRUE(run_loop(second, recipe, {.out = folder.path, .resume = true}).finished);
+  run_loop(third, recipe, {.out = whole.path});
+  expect_same_checkpoint(folder.path, whole.path);
+}
+
+TEST(Loop, ResumptionsAreMarkedAndProgressIsTold) {
+  const ScratchFolder folder;
+  Regression first, second;
+  std::vector<RunState> told;
+  const auto observe = [&](RunState state) { told.push_back(state); };
+  run_loop(first, recipe_of({6}), {.out = folder.path, .stop_after = 3, .observe = observe});
+  ASSERT_GT(told.size(), 1u);
+  EXPECT_EQ(told.front(), RunState::kRunning);
+  EXPECT_EQ(told.back(), RunState::kStopped);
+  const Report report = run_reported(second, recipe_of({6}), {.out = folder.path, .resume = true, .observe = observe});
+  EXPECT_EQ(told.back(), RunState::kFinished);
+  std::vector<std::pair<std::string, int64_t>> runs;
+  for (const auto& line : report.metrics) {
+    if (line.contains("run")) runs.emplace_back(line["run"], line["step"]);
+    if (!line.contains("learning_rate")) continue;
+    EXPECT_GT(line.at("progress"), 0.0);
+    EXPECT_GE(line.at("eta_seconds"), 0.0);
+  }
+  EXPECT_EQ(runs, (std::vector<std::pair<std::string, int64_t>>{{"begun", 0}, {"resumed", 3}}));
 }
 
 }  // namespace

@@ -4,11 +4,17 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <nlohmann/json.hpp>
+
 #include "fpsa/accel/methods.h"
 #include "fpsa/base/check.h"
+#include "fpsa/io/image.h"
 #include "fpsa/io/json.h"
+#include "fpsa/io/video.h"
 #include "fpsa/models/wan/model.h"
 #include "fpsa/nn/checkpoint.h"
+#include "fpsa/train/clips.h"
 #include "fpsa/train/export.h"
 #include "fpsa/train/finetune_objective.h"
 #include "fpsa/train/loop.h"
@@ -27,6 +33,7 @@ Recipe recipe_of(std::optional<LoraConfig> lora, int64_t steps) {
   recipe.kind = Kind::kDit;
   recipe.lora = lora;
   recipe.preview_minutes = 0;
+  recipe.preview_prompts = 0;
   recipe.warmup_steps = 1;
   recipe.optimizer.ema = 0;
   Stage stage;
@@ -171,9 +178,14 @@ TEST(FinetuneObjective, AdaptersTrainUnderASchedule) {
   schedule.phases = {{0.5, {2, 2, 2}, pattern::Grid{1, 1, 1}, schedule::Quant::kE4m3},
                      {1.0, {2, 2, 2}, pattern::Grid{2, 2, 2}, schedule::Quant::kNone}};
   recipe.schedule = schedule;
-  FinetuneObjective objective(recipe, {"models/tiny", scratch / "cache", scratch / "latents"});
-  objective.enter(recipe.stages[0], 0, 0);
+  const FinetunePaths paths = {"models/tiny", scratch / "cache", scratch / "latents"};
+  FinetuneObjective objective(recipe, paths);
+  recipe.gradient_checkpointing = true;
+  FinetuneObjective checkpointed(recipe, paths);
+  for (FinetuneObjective* each : {&objective, &checkpointed})
+    each->enter(recipe.stages[0], 0, 0);
   const Loss loss = objective.loss(0, 0);
+  checkpointed.loss(0, 0).total.backward();
   EXPECT_GT(loss.figures.at("density"), 0.12);
   EXPECT_LE(loss.figures.at("density"), 1.0);
   loss.total.backward();
@@ -181,7 +193,107 @@ TEST(FinetuneObjective, AdaptersTrainUnderASchedule) {
     ASSERT_TRUE(tensor.grad().defined()) << name;
     // B starts at zero, so A's first gradient is exactly zero.
     EXPECT_EQ(tensor.grad().abs().max().item<double>() > 0, name.find("lora_B") != std::string::npos) << name;
+    EXPECT_TRUE(at::equal(tensor.grad(), checkpointed.parameters().at(name).grad())) << name;
   }
+}
+
+TEST(FinetuneObjective, TheTeacherOfAdaptersIsTheModelWithoutThem) {
+  ScratchFolder scratch;
+  Recipe recipe = recipe_of(small_lora(), 1);
+  recipe.distill_weight = 2.0;
+  FinetuneObjective objective(recipe, {"models/tiny", scratch / "cache", scratch / "latents"});
+  EXPECT_TRUE(objective.frozen().empty()) << "a second copy of the weights";
+  objective.enter(recipe.stages[0], 0, 0);
+  const Loss start = objective.loss(0, 0);
+  EXPECT_EQ(start.figures.at("distill"), 0.0);
+  {
+    const at::NoGradGuard no_grad;
+    for (const auto& [name, tensor] : objective.parameters())
+      tensor.detach().normal_(0, 0.05);
+  }
+  const Loss moved = objective.loss(0, 0);
+  EXPECT_GT(moved.figures.at("distill"), 0.0);
+  EXPECT_FLOAT_EQ(moved.total.item<float>(),
+                  static_cast<float>(moved.figures.at("flow") + 2.0 * moved.figures.at("distill")));
+  moved.total.backward();
+  for (const auto& [name, tensor] : objective.parameters())
+    EXPECT_TRUE(tensor.grad().defined()) << name;
+}
+
+TEST(FinetuneObjective, TheTeacherOfAWholeTransformerKeepsItsStart) {
+  ScratchFolder scratch;
+  const Clip clip = render(random_spec(1, false), 5, 32, 32);
+  fs::create_directories(scratch / "videos");
+  io::write_mp4(scratch / "videos" / "a.mp4", {5, 32, 32, 16, clip.rgb}, {.crf = 1, .comment = ""});
+  testing::write_raw(scratch / "videos" / "captions.csv", "file,caption\na.mp4,a video\n");
+  Recipe recipe = recipe_of(std::nullopt, 3);
+  recipe.data = DataConfig{.folder = scratch / "videos", .captions = {}, .cache = {}};
+  recipe.distill_weight = 0.5;
+  recipe.log_seconds = 0;
+  const auto run = [&](const char* out, bool resume, int64_t stop_after) {
+    FinetuneObjective objective(recipe, {"models/tiny", scratch / "cache", scratch / "latents"});
+    run_loop(objective, recipe, {.out = scratch / out, .resume = resume, .stop_after = stop_after});
+    return objective.frozen().at("transformer.proj_out.weight").clone();
+  };
+  const at::Tensor teacher = run("whole", false, 0);
+  EXPECT_TRUE(
+      at::equal(teacher, nn::load_tensors("models/tiny/transformer").tensors.at("proj_out.weight").to(at::kFloat)));
+  std::vector<double> distill;
+  for (std::ifstream in(scratch / "whole" / "metrics.jsonl"); in;)
+    if (std::string line; std::getline(in, line))
+      if (const auto json = nlohmann::json::parse(line); json.contains("distill")) distill.push_back(json["distill"]);
+  ASSERT_EQ(distill.size(), 3u);
+  EXPECT_EQ(distill[0], 0.0) << "dense and unchanged, the student is its teacher";
+  EXPECT_GT(distill[2], 0.0);
+  run("split", false, 1);
+  EXPECT_TRUE(at::equal(run("split", true, 0), teacher));
+  const auto x = nn::load_tensors(scratch / "whole" / "checkpoint.safetensors").tensors,
+             y = nn::load_tensors(scratch / "split" / "checkpoint.safetensors").tensors;
+  for (const auto& [name, tensor] : x)
+    EXPECT_TRUE(at::equal(tensor, y.at(name))) << name;
+}
+
+TEST(WriteLora, TheFileCarriesTheScheduleThatItWasTrainedWith) {
+  ScratchFolder scratch;
+  Adapted adapted(small_lora());
+  write_lora(scratch / "plain.safetensors", adapted.adapters, small_lora());
+  EXPECT_EQ(carried_schedule(scratch / "plain.safetensors"), "");
+  schedule::Schedule schedule = schedule::default_schedule();
+  schedule.shift = 4.5;
+  write_lora(scratch / "scheduled.safetensors", adapted.adapters, small_lora(), schedule);
+  EXPECT_EQ(schedule::parse_toml(carried_schedule(scratch / "scheduled.safetensors"), "the file"), schedule);
+  EXPECT_EQ(models::wan::lora_metadata({scratch / "scheduled.safetensors"}).at(std::string(schedule::kMetadataKey)),
+            schedule::to_toml(schedule));
+}
+
+TEST(FinetuneObjective, PreviewsShowTheSamePromptsEveryTime) {
+  ScratchFolder scratch;
+  Recipe recipe = recipe_of(small_lora(), 1);
+  recipe.preview_prompts = 2;
+  recipe.preview_steps = 2;
+  const FinetunePaths paths = {"models/tiny", scratch / "cache", scratch / "latents"};
+  const auto sheet = [&](FinetuneObjective& objective, const char* tag) {
+    const at::NoGradGuard no_grad;
+    objective.evaluate(scratch.path(), tag, false);
+    return io::read_png(scratch / (std::string(tag) + ".png"));
+  };
+  FinetuneObjective objective(recipe, paths);
+  objective.enter(recipe.stages[0], 0, 0);
+  const io::Image first = sheet(objective, "first"), again = sheet(objective, "again");
+  EXPECT_EQ(first.rgb, again.rgb);
+  {
+    const at::NoGradGuard no_grad;
+    for (const auto& [name, tensor] : objective.parameters())
+      tensor.detach().normal_(0, 0.1);
+  }
+  EXPECT_NE(sheet(objective, "moved").rgb, first.rgb);
+  // Prompts of the recipe's own: three rows instead of two.
+  recipe.prompts = {"a red circle", "a blue square", "a green star"};
+  FinetuneObjective own(recipe, paths);
+  own.enter(recipe.stages[0], 0, 0);
+  const io::Image rows = sheet(own, "own");
+  EXPECT_EQ(rows.width, first.width);
+  EXPECT_EQ(rows.height * 2, first.height * 3);
 }
 
 TEST(AdapterSource, TheE4m3FeedForwardSeesTheAdapters) {

@@ -7,6 +7,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/dit_fused.h"
+#include "fpsa/nn/recompute.h"
 #include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/composed.h"
 #include "fpsa/ops/e4m3_linear.h"
@@ -250,6 +251,38 @@ at::Tensor WanDit::run_layer(const Layer& layer, at::Tensor x, const Conditions&
   return add_residual(x, feed_forward(layer, h), modulation[5]);
 }
 
+std::vector<at::Tensor> WanDit::parameters_of(const Layer& layer) {
+  std::vector<at::Tensor> out;
+  const auto add = [&out](const at::Tensor& parameter) {
+    if (parameter.defined()) out.push_back(parameter);
+  };
+  const auto add_linear = [&add](const nn::Linear& linear) {
+    add(linear.weight), add(linear.bias);
+    if (linear.adapter) add(linear.adapter->a), add(linear.adapter->b);
+  };
+  for (const Attention* attention : {&layer.self, &layer.cross}) {
+    for (const nn::Linear* linear : {&attention->q, &attention->k, &attention->v, &attention->out})
+      add_linear(*linear);
+    add(attention->norm_q), add(attention->norm_k);
+  }
+  add_linear(layer.up), add_linear(layer.down);
+  add(layer.cross_norm_weight), add(layer.cross_norm_bias), add(layer.modulation);
+  return out;
+}
+
+// A layer's inputs come as aliases of its own. What other layers and the tap read as well then gets the sum of this
+// layer's gradients as one term, with and without checkpointing: floating-point sums depend on their grouping.
+at::Tensor WanDit::differentiable_layer(const Layer& layer, const at::Tensor& x, const Conditions& c,
+                                        nn::AttentionMethod& attention, const nn::AttentionContext& context) const {
+  const auto run = [this, &layer, &attention, context, rope = c.rope,
+                    multiplicity = c.text_multiplicity](const std::vector<at::Tensor>& in) {
+    return run_layer(layer, in[0], {.time = in[1], .text = in[2], .rope = rope, .text_multiplicity = multiplicity},
+                     attention, context);
+  };
+  if (gradient_checkpointing_) return nn::recomputed(run, {x, c.time, c.text}, parameters_of(layer));
+  return run({at::alias(x), c.time, at::alias(c.text)});
+}
+
 DitOutput WanDit::forward(const nn::DenoiserInput& input, nn::AttentionMethod& attention, const DitOptions& options) {
   check_input(input);
   const at::ScalarType wide = wide_type(compute_dtype_);
@@ -271,9 +304,10 @@ DitOutput WanDit::forward(const nn::DenoiserInput& input, nn::AttentionMethod& a
   DitOutput out;
   at::Tensor x = patchify(input.latents).to(wide);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    x = run_layer(
-        layers_[i], std::move(x), conditions, attention,
-        {.layer = i, .num_layers = config_.num_layers, .step = input.step, .num_steps = input.num_steps, .grid = grid});
+    const nn::AttentionContext context{
+        .layer = i, .num_layers = config_.num_layers, .step = input.step, .num_steps = input.num_steps, .grid = grid};
+    x = differentiating() ? differentiable_layer(layers_[i], x, conditions, attention, context)
+                          : run_layer(layers_[i], std::move(x), conditions, attention, context);
     if (i == options.tap_layer) out.tap = differentiating() ? x : x.clone();
   }
   const auto modulation = modulation_rows(head_modulation_, time.unsqueeze(1));

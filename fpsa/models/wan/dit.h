@@ -61,6 +61,12 @@ class WanDit : public nn::Denoiser {
   /// first.
   ///   Errors    at the next forward in F64, which has no codes
   void set_e4m3_feed_forward(bool on) { e4m3_feed_forward_ = on; }
+  /// Whether a differentiating forward keeps only each layer's input and runs the layer again in the backward: about
+  /// one forward more of time, and the activations of one layer at a time in memory. Off at first.
+  ///   Requires  that this model, its settings and the attention method last unchanged until the backward has run;
+  ///             the method is called a second time for every layer, with the same context
+  ///   Numerics  the outputs and gradients without it, to the bit
+  void set_gradient_checkpointing(bool on) { gradient_checkpointing_ = on; }
   const DitConfig& config() const { return config_; }
 
  private:
@@ -83,12 +89,15 @@ class WanDit : public nn::Denoiser {
   at::Tensor unpatchify(const at::Tensor& tokens, const at::Tensor& latents) const;
   at::Tensor run_layer(const Layer& layer, at::Tensor x, const Conditions& conditions, nn::AttentionMethod& attention,
                        const nn::AttentionContext& context) const;
+  at::Tensor differentiable_layer(const Layer& layer, const at::Tensor& x, const Conditions& conditions,
+                                  nn::AttentionMethod& attention, const nn::AttentionContext& context) const;
+  static std::vector<at::Tensor> parameters_of(const Layer& layer);
   at::Tensor feed_forward(const Layer& layer, const at::Tensor& x) const;
   const at::Tensor& rope(pattern::Grid grid, const RopeStretch& stretch);
 
   DitConfig config_;
   at::ScalarType compute_dtype_ = at::kFloat;
-  bool e4m3_feed_forward_ = false;
+  bool e4m3_feed_forward_ = false, gradient_checkpointing_ = false;
   at::Tensor patch_weight_, patch_bias_;
   nn::Linear time_in_, time_out_, time_proj_, text_in_, text_out_, head_;
   std::vector<Layer> layers_;

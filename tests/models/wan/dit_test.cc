@@ -280,5 +280,43 @@ TEST(Dit, TheE4m3FeedForwardInfersWhatItTrainsAndReachesTheWeights) {
   }
 }
 
+// Gradients of a loss that reads the velocity and the tap, by name; "latents" and "text" among them.
+nn::TensorMap gradients(Model& model, const nn::DenoiserInput& input, Dense& attention) {
+  nn::DenoiserInput leaves = input;
+  leaves.latents = input.latents.clone().requires_grad_(true);
+  leaves.text = input.text.clone().requires_grad_(true);
+  const auto out = model.dit.forward(leaves, attention, tap(1));
+  (out.velocity.square().mean() + out.tap.square().mean()).backward();
+  nn::TensorMap grads = {{"latents", leaves.latents.grad()}, {"text", leaves.text.grad()}};
+  for (auto& [name, tensor] : model.source.tensors) {
+    grads[name] = tensor.grad().clone();
+    tensor.mutable_grad().reset();
+  }
+  return grads;
+}
+
+TEST(WanDit, GradientCheckpointingRunsEveryLayerTwiceAndChangesNoBit) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    Model model(small());
+    model.dit.set_compute_dtype(dtype);
+    Dense plain_calls, calls;
+    const auto plain = gradients(model, make_input(), plain_calls);
+    model.dit.set_gradient_checkpointing(true);
+    const auto checkpointed = gradients(model, make_input(), calls);
+    EXPECT_EQ(plain_calls.contexts.size(), 3u);
+    ASSERT_EQ(calls.contexts.size(), 6u);
+    for (const size_t i : {0, 1, 2, 3, 4, 5}) {  // forwards, then backwards
+      EXPECT_EQ(calls.contexts[i].layer, i < 3 ? static_cast<int64_t>(i) : static_cast<int64_t>(5 - i));
+      EXPECT_EQ(calls.contexts[i].step, 2);
+    }
+    for (const auto& [name, grad] : plain)
+      EXPECT_TRUE(at::equal(grad, checkpointed.at(name))) << name << " " << at::toString(dtype);
+    const at::NoGradGuard no_grad;
+    Dense inference;
+    model.dit.predict(make_input(), inference);
+    EXPECT_EQ(inference.contexts.size(), 3u);
+  }
+}
+
 }  // namespace
 }  // namespace fpsa::models::wan
