@@ -198,7 +198,7 @@ FinetuneObjective::FinetuneObjective(const Recipe& recipe, const FinetunePaths& 
 
 void FinetuneObjective::make_teacher(const models::wan::DitConfig& config, nn::ParameterSource& source) {
   teacher_ = std::make_unique<models::wan::WanDit>(config, nn::Scope(source));
-  teacher_->set_compute_dtype(at::kBFloat16);
+  teacher_->set_compute_dtype(ops::fast_compute_dtype());
 }
 
 FinetuneObjective::~FinetuneObjective() = default;

@@ -6,6 +6,7 @@
 
 #include "fpsa/models/wan/model.h"
 #include "fpsa/models/wan/opened_part.h"
+#include "fpsa/ops/compute_dtype.h"
 #include "fpsa/train/clip_batch.h"
 #include "fpsa/train/contact_sheet.h"
 #include "fpsa/train/objective.h"
@@ -21,7 +22,7 @@ std::vector<EncodedPrompt> encode_captions(const models::wan::ModelPlace& place,
   using models::wan::Tokenizer;
   const at::NoGradGuard no_grad;
   const models::wan::PartFiles files = find_part(place, Part::kTextEncoder);
-  const auto encoder = models::wan::load_text_encoder(files, {.dtype = at::kBFloat16});
+  const auto encoder = models::wan::load_text_encoder(files, {.dtype = ops::fast_compute_dtype()});
   const Tokenizer tokenizer = load_tokenizer(place, {}, models::wan::open_part(files, Part::kTextEncoder));
   std::vector<EncodedPrompt> out;
   for (const std::string& text : texts) {
