@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <map>
 #include <set>
 #include <string>
 
@@ -281,13 +282,13 @@ TEST(Dit, TheE4m3FeedForwardInfersWhatItTrainsAndReachesTheWeights) {
 }
 
 // Gradients of a loss that reads the velocity and the tap, by name; "latents" and "text" among them.
-nn::TensorMap gradients(Model& model, const nn::DenoiserInput& input, Dense& attention) {
+std::map<std::string, at::Tensor> gradients(Model& model, const nn::DenoiserInput& input, Dense& attention) {
   nn::DenoiserInput leaves = input;
   leaves.latents = input.latents.clone().requires_grad_(true);
   leaves.text = input.text.clone().requires_grad_(true);
   const auto out = model.dit.forward(leaves, attention, tap(1));
   (out.velocity.square().mean() + out.tap.square().mean()).backward();
-  nn::TensorMap grads = {{"latents", leaves.latents.grad()}, {"text", leaves.text.grad()}};
+  std::map<std::string, at::Tensor> grads = {{"latents", leaves.latents.grad()}, {"text", leaves.text.grad()}};
   for (auto& [name, tensor] : model.source.tensors) {
     grads[name] = tensor.grad().clone();
     tensor.mutable_grad().reset();
