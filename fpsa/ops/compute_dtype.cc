@@ -1,6 +1,6 @@
 #include "fpsa/ops/compute_dtype.h"
 
-#include "fpsa/kernel/cpu/isa.h"
+#include "fpsa/kernel/table.h"
 
 namespace fpsa::ops {
 

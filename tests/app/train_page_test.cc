@@ -44,7 +44,7 @@ TEST(TrainMetrics, DropsWhatAKilledRunWroteAfterItsCheckpoint) {
   ScratchFolder scratch;
   // A checkpoint at 20; steps 25 to 40 were done again at other steps, 35 twice.
   write_raw(scratch / "metrics.jsonl",
-            run(0, "begun") + report(10, 1) + report(20, 2) + "{\"step\":20,\"accuracy_shape\":0.5}\n" + report(25, 3) +
+            run(0, "begun") + report(10, 1) + report(20, 2) + "{\"step\":20,\"skipped\":2,\"accuracy_shape\":0.5}\n" + report(25, 3) +
                 report(35, 4) + "{\"step\":40,\"accuracy_shape\":0.9}\n" + run(20, "resumed") + report(30, 5) +
                 report(35, 6) + report(35, 7) + "{\"step\":35,\"accuracy_shape\":0.6}\n");
   const auto metrics = read_train_metrics(scratch / "metrics.jsonl");
@@ -87,7 +87,7 @@ TEST_F(TrainPageTest, ShowsCurvesPositionFramesAndWhatWasSkippedAndNeedsNothingE
       scratch_ / "metrics.jsonl",
       "{\"data\":{\"videos\":3,\"clips\":2,\"skipped_count\":1,\"skipped\":[{\"file\":\"a&b.mp4\",\"reason\":\"too "
       "short\"}],\"uncaptioned\":[\"c.mp4\"]}}\n" +
-          report(10, 0.5) + report(20, 0.25) + "{\"step\":20,\"accuracy_shape\":0.5,\"accuracy_all\":0.25}\n");
+          report(10, 0.5) + report(20, 0.25) + "{\"step\":20,\"skipped\":2,\"accuracy_shape\":0.5,\"accuracy_all\":0.25}\n");
   const io::Image image{2, 2, std::vector<uint8_t>(12, 7)};
   std::filesystem::create_directories(scratch_ / "previews");
   for (const char* name : {"step0000010.png", "step0000020-64x64.png", "step0000099.png"})

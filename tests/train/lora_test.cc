@@ -287,13 +287,14 @@ TEST(FinetuneObjective, PreviewsShowTheSamePromptsEveryTime) {
       tensor.detach().normal_(0, 0.1);
   }
   EXPECT_NE(sheet(objective, "moved").rgb, first.rgb);
-  // Prompts of the recipe's own: three rows instead of two.
+  // Prompts of the recipe's own: three rows instead of two, with gaps between.
   recipe.prompts = {"a red circle", "a blue square", "a green star"};
   FinetuneObjective own(recipe, paths);
   own.enter(recipe.stages[0], 0, 0);
   const io::Image rows = sheet(own, "own");
   EXPECT_EQ(rows.width, first.width);
-  EXPECT_EQ(rows.height * 2, first.height * 3);
+  EXPECT_GT(rows.height * 10, first.height * 14);
+  EXPECT_LE(rows.height * 2, first.height * 3);
 }
 
 TEST(AdapterSource, TheE4m3FeedForwardSeesTheAdapters) {
