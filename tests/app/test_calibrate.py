@@ -154,8 +154,8 @@ def test_a_carried_schedule_gives_the_tile_and_the_linear_layers(fpsa, model, tm
     found = {}
     for name, line in (("plain", ""), ("coded", "feed_forward = 'e4m3'\n")):
         save_file(load_file(file), file, metadata={"format": "pt", "fpsa.schedule": carried % line})
-        done = fpsa("calibrate", "--model", folder, *PROMPT, "--threads", 1, "--json", "c.json", "--output",
-                    f"{name}.toml")
+        done = fpsa("calibrate", "--model", folder, *PROMPT, "--density", 0.7, "--threads", 1, "--json", "c.json",
+                    "--output", f"{name}.toml")
         assert done.returncode == 0, done.stderr
         found[name] = json.loads((tmp_path / "c.json").read_text())
         assert found[name]["tile"] == [1, 2, 3]
