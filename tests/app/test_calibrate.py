@@ -208,7 +208,7 @@ def test_the_page_is_whole_self_contained_and_escaped(calibrate, tmp_path):
 
 
 def test_default_candidates_fit_the_grid(fpsa, tmp_path):
-    done = fpsa("calibrate", "--model", TINY, *PROMPT, "--size", "64*64", "--num-frames", 9,
+    done = fpsa("calibrate", "--model", TINY, *PROMPT, "--size", "128*128", "--num-frames", 9,
                 "--num-inference-steps", 3, "--threads", 1, "--quant", "int8", "--json", "c.json")
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "c.json").read_text())

@@ -172,10 +172,12 @@ def test_a_lora_brings_the_schedule_that_it_was_trained_under(fpsa, folder):
     assert done.returncode == 0, done.stderr
     assert "attention: fps (auto: with" in done.stdout + done.stderr
     # Two that were trained for different schedules need a decision.
-    metadata["fpsa.schedule"] = metadata["fpsa.schedule"].replace("version = 1", "version = 1  # another")
+    assert "shift = 5.0" in metadata["fpsa.schedule"]
+    metadata["fpsa.schedule"] = metadata["fpsa.schedule"].replace("shift = 5.0", "shift = 4.0")
     save_file(load_file(folder / "b.safetensors"), folder / "b.safetensors", metadata)
     refused = fpsa(*generate, "--lora", "b.safetensors")
-    assert refused.returncode == 1 and "expected files trained for one schedule, b.safetensors" in refused.stderr
+    assert refused.returncode == 1
+    assert "a.safetensors and the fpsa.schedule of the LoRA b.safetensors are different schedules" in refused.stderr
     assert fpsa(*generate, "--lora", "b.safetensors", "--attention", "dense").returncode == 0
 
 
