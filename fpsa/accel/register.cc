@@ -48,9 +48,9 @@ at::Tensor given(const at::Tensor& x, const at::Tensor& like) {
   return x.defined() ? x : at::empty({0}, like.options());
 }
 
-Four forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::string_view schedule,
-             at::IntArrayRef grid, at::IntArrayRef phases, int64_t layer, const OptionalTensor& row_begin,
-             const OptionalTensor& col, std::optional<double> scale, bool heads_first, bool save) {
+Four forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const OptionalTensor& row_begin,
+             const OptionalTensor& col, std::string_view schedule, at::IntArrayRef grid, at::IntArrayRef phases,
+             int64_t layer, std::optional<double> scale, bool heads_first, bool save) {
   return ops::translated([&] {
     const auto r = scheduled_attention(
         q, k, v, call_of(schedule, grid, phases, layer, row_begin, col, scale, heads_first, save));
@@ -59,9 +59,10 @@ Four forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std:
 }
 
 Three backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-               const at::Tensor& exact, const at::Tensor& lse, const at::Tensor& row_max, std::string_view schedule,
-               at::IntArrayRef grid, at::IntArrayRef phases, int64_t layer, const OptionalTensor& row_begin,
-               const OptionalTensor& col, std::optional<double> scale, bool heads_first) {
+               const at::Tensor& exact, const at::Tensor& lse, const at::Tensor& row_max,
+               const OptionalTensor& row_begin, const OptionalTensor& col, std::string_view schedule,
+               at::IntArrayRef grid, at::IntArrayRef phases, int64_t layer, std::optional<double> scale,
+               bool heads_first) {
   return ops::translated([&] {
     const auto grads = scheduled_attention_backward(
         d_out, q, k, v, {exact, lse, row_max, exact},
@@ -71,9 +72,9 @@ Three backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k
 }
 
 // Shapes without data. What is saved depends on the schedule alone, so that a graph does not depend on the phase.
-Four forward_meta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::string_view schedule,
-                  c10::SymIntArrayRef, c10::SymIntArrayRef, const c10::SymInt&, const OptionalTensor&,
-                  const OptionalTensor&, std::optional<double>, bool heads_first, bool save) {
+Four forward_meta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const OptionalTensor&,
+                  const OptionalTensor&, std::string_view schedule, c10::SymIntArrayRef, c10::SymIntArrayRef,
+                  c10::SymInt, std::optional<double>, bool heads_first, bool save) {
   TORCH_CHECK_VALUE(q.dim() == 4, "attention: q must be ", heads_first ? "[B,H,L,D]" : "[B,L,H,D]", ", got ", q.dim(),
                     " dimensions");
   const bool coded = save && !schedule.empty() && ops::translated([&] { return has_e4m3(*schedule_of(schedule)); });
@@ -85,40 +86,41 @@ Four forward_meta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 }
 
 Three backward_meta(const at::Tensor&, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                    const at::Tensor&, const at::Tensor&, const at::Tensor&, std::string_view, c10::SymIntArrayRef,
-                    c10::SymIntArrayRef, const c10::SymInt&, const OptionalTensor&, const OptionalTensor&,
+                    const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
+                    const OptionalTensor&, std::string_view, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt,
                     std::optional<double>, bool) {
   return {at::empty_symint(q.sym_sizes(), q.options()), at::empty_symint(k.sym_sizes(), k.options()),
           at::empty_symint(v.sym_sizes(), v.options())};
 }
 
 // In an autocast region attention runs in the region's type, as torch's own does.
-Four forward_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::string_view schedule,
-                      c10::SymIntArrayRef grid, c10::SymIntArrayRef phases, const c10::SymInt& layer,
-                      const OptionalTensor& row_begin, const OptionalTensor& col, std::optional<double> scale,
-                      bool heads_first, bool save) {
+Four forward_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const OptionalTensor& row_begin,
+                      const OptionalTensor& col, std::string_view schedule, c10::SymIntArrayRef grid,
+                      c10::SymIntArrayRef phases, c10::SymInt layer, std::optional<double> scale, bool heads_first,
+                      bool save) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("fpsa::scheduled_attention", "")
-                             .typed<Four(const at::Tensor&, const at::Tensor&, const at::Tensor&, std::string_view,
-                                         c10::SymIntArrayRef, c10::SymIntArrayRef, const c10::SymInt&,
-                                         const OptionalTensor&, const OptionalTensor&, std::optional<double>, bool,
-                                         bool)>();
+                             .typed<Four(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                         const OptionalTensor&, const OptionalTensor&, std::string_view,
+                                         c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt, std::optional<double>,
+                                         bool, bool)>();
   const auto type = at::autocast::get_autocast_dtype(at::kCPU);
   const auto cast = [&](const at::Tensor& x) { return at::autocast::cached_cast(type, x, c10::DeviceType::CPU); };
-  return op.call(cast(q), cast(k), cast(v), schedule, grid, phases, layer, row_begin, col, scale, heads_first, save);
+  return op.call(cast(q), cast(k), cast(v), row_begin, col, schedule, grid, phases, std::move(layer), scale, heads_first,
+                 save);
 }
 
 TORCH_LIBRARY_FRAGMENT(fpsa, m) {
   m.def(
-      "scheduled_attention(Tensor q, Tensor k, Tensor v, *, str schedule='', SymInt[] grid=[], SymInt[] phases=[0], "
-      "SymInt layer=0, Tensor? row_begin=None, Tensor? col=None, float? scale=None, bool heads_first=False, "
-      "bool save=False) -> (Tensor out, Tensor lse, Tensor row_max, Tensor exact)",
+      "scheduled_attention(Tensor q, Tensor k, Tensor v, Tensor? row_begin=None, Tensor? col=None, *, "
+      "str schedule='', SymInt[] grid=[], SymInt[] phases=[0], SymInt layer=0, float? scale=None, "
+      "bool heads_first=False, bool save=False) -> (Tensor out, Tensor lse, Tensor row_max, Tensor exact)",
       {at::Tag::pt2_compliant_tag});
   m.def(
       "scheduled_attention_backward(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor exact, Tensor lse, "
-      "Tensor row_max, *, str schedule='', SymInt[] grid=[], SymInt[] phases=[0], SymInt layer=0, "
-      "Tensor? row_begin=None, Tensor? col=None, float? scale=None, bool heads_first=False) "
+      "Tensor row_max, Tensor? row_begin=None, Tensor? col=None, *, str schedule='', SymInt[] grid=[], "
+      "SymInt[] phases=[0], SymInt layer=0, float? scale=None, bool heads_first=False) "
       "-> (Tensor d_q, Tensor d_k, Tensor d_v)",
       {at::Tag::pt2_compliant_tag});
 }

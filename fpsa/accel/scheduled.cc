@@ -98,6 +98,10 @@ bool has_e4m3(const schedule::Schedule& schedule) {
 ScheduledResult scheduled_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                     const ScheduledCall& call) {
   const auto parts = parts_of(q, call);
+  for (const auto& [name, x] : {std::pair("k", &k), {"v", &v}}) {
+    ops::check_tokens(*x, "attention", name, call.heads_first);
+    ops::check_like_q(ops::tokens_first(*x, call.heads_first), name, ops::tokens_first(q, call.heads_first), "attention");
+  }
   const bool coded = call.save && call.schedule && has_e4m3(*call.schedule);
   const int64_t heads_dim = call.heads_first ? 1 : 2;
   ScheduledResult result;

@@ -24,14 +24,6 @@ struct Call {
   int64_t heads() const { return q.size(2); }
 };
 
-void check_same(const at::Tensor& x, const char* name, const at::Tensor& q, const char* op) {
-  TORCH_CHECK_VALUE(x.size(0) == q.size(0) && x.size(2) == q.size(2) && x.size(3) == q.size(3), op, ": ", name,
-              " must have the batch, heads and head dim of q (", q.size(0), ", ", q.size(2), ", ", q.size(3),
-              "), got (", x.size(0), ", ", x.size(2), ", ", x.size(3), ")");
-  TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type(), op, ": ", name, " must have q's dtype ", q.scalar_type(), ", got ",
-              x.scalar_type());
-}
-
 Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionOptions& options,
              const char* op) {
   apply_environment();
@@ -49,8 +41,8 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
             {},
             {},
             0.0f};
-  check_same(call.k, "k", call.q, op);
-  check_same(call.v, "v", call.q, op);
+  check_like_q(call.k, "k", call.q, op);
+  check_like_q(call.v, "v", call.q, op);
   TORCH_CHECK_VALUE(call.k.size(1) == call.v.size(1), op, ": k and v must have the same number of tokens, got ",
               call.k.size(1), " and ", call.v.size(1));
   for (const auto& x : {call.q, call.k})

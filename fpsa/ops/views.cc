@@ -23,6 +23,14 @@ void check_tokens(const at::Tensor& x, std::string_view op, std::string_view nam
   TORCH_CHECK_VALUE(x.numel() < (int64_t{1} << 40), op, ": ", name, " is too large: ", x.sizes());
 }
 
+void check_like_q(const at::Tensor& x, std::string_view name, const at::Tensor& q, std::string_view op) {
+  TORCH_CHECK_VALUE(x.size(0) == q.size(0) && x.size(2) == q.size(2) && x.size(3) == q.size(3), op, ": ", name,
+              " must have the batch, heads and head dim of q (", q.size(0), ", ", q.size(2), ", ", q.size(3),
+              "), got (", x.size(0), ", ", x.size(2), ", ", x.size(3), ")");
+  TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type(), op, ": ", name, " must have q's dtype ", q.scalar_type(), ", got ",
+              x.scalar_type());
+}
+
 kernel::Dtype kernel_dtype(at::ScalarType type) {
   return type == at::kFloat ? kernel::Dtype::kF32 : kernel::Dtype::kBf16;
 }

@@ -107,28 +107,28 @@ def _call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, text: str, grid: Se
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     save = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     out, lse, _, _ = torch.ops.fpsa.scheduled_attention(
-        q, k, v, schedule=text, grid=grid, phases=phases, layer=layer, row_begin=row_begin, col=col, scale=scale,
+        q, k, v, row_begin, col, schedule=text, grid=grid, phases=phases, layer=layer, scale=scale,
         heads_first=heads_first, save=save)
     return out, lse
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: tuple[Any, ...]) -> None:
-    q, k, v = inputs
+    q, k, v, row_begin, col = inputs
     out, lse, row_max, exact = output
     ctx.mark_non_differentiable(lse, row_max, exact)
     ctx.saved = keyword_only_inputs["save"]
     if not ctx.saved:
         return
     # With E4M3 the backward wants the output of unrounded P in the place of the output; both have q's shape.
-    ctx.save_for_backward(q, k, v, exact if exact.dim() == 4 else out, lse, row_max)
+    ctx.save_for_backward(q, k, v, exact if exact.dim() == 4 else out, lse, row_max, row_begin, col)
     ctx.arguments = {name: value for name, value in keyword_only_inputs.items() if name != "save"}
 
 
-def _backward(ctx: Any, d_out: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _backward(ctx: Any, d_out: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
     if not ctx.saved:
         raise RuntimeError("fpsa::scheduled_attention: the forward kept nothing for a backward; call it with save=True, "
                            "or through fpsattention.attention")
-    return torch.ops.fpsa.scheduled_attention_backward(d_out, *ctx.saved_tensors, **ctx.arguments)
+    return *torch.ops.fpsa.scheduled_attention_backward(d_out, *ctx.saved_tensors, **ctx.arguments), None, None
 
 
 torch.library.register_autograd("fpsa::scheduled_attention", _backward, setup_context=_setup)

@@ -166,13 +166,12 @@ class Applied:
             if timestep is None:
                 raise TypeError("timestep: expected the transformer to be called with it")
             place.enter(timestep)
+            latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            if place.step is not None:
+                place.seen[place.step] = (_grid_of(latents, module.rope), latents.dtype)
 
         def around_rope(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-            latents = args[0]
-            grid = tuple(extent // patch for extent, patch in zip(latents.shape[2:], module.patch_size))
-            if place.step is not None:
-                _note(place, grid, latents.dtype)
-            return (*output, grid, place.phases)
+            return (*output, _grid_of(args[0], module), place.phases)
 
         self._hooks.append(transformer.register_forward_pre_hook(before, with_kwargs=True))
         self._hooks.append(transformer.rope.register_forward_hook(around_rope))
@@ -242,10 +241,9 @@ class Applied:
         self.remove()
 
 
-@torch.compiler.disable
-def _note(place: _Place, grid: tuple[int, ...], dtype: torch.dtype) -> None:
-    if place.step is not None:
-        place.seen[place.step] = (grid, dtype)
+def _grid_of(latents: torch.Tensor, rope: Any) -> tuple[int, ...]:
+    """Tokens (t, y, x) of latents [B,C,T,H,W], by the patches that the rotary embedding counts in."""
+    return tuple(extent // patch for extent, patch in zip(latents.shape[2:], rope.patch_size))
 
 
 def apply(target: Any, schedule: Schedule | str | os.PathLike[str] | None = None) -> Applied:

@@ -168,12 +168,14 @@ def python(environment, code, **options):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
-def test_import_takes_less_than_a_second_after_torch_and_loads_no_model_library(environment):
-    done = python(environment, "import time, torch; b = time.perf_counter(); import fpsattention, sys; "
-                               "print(time.perf_counter() - b, 'diffusers' in sys.modules, 'torch._inductor' in sys.modules)")
+def test_import_takes_less_than_a_second_after_torch_and_loads_no_compiler_or_model_library(environment):
+    # The processor's seconds: other programs may hold it for any time.
+    done = python(environment, "import time, torch; b = time.process_time(); import fpsattention, sys; "
+                               "print(time.process_time() - b, [m for m in ('diffusers', 'torch._dynamo', 'torch._inductor') "
+                               "if m in sys.modules])")
     assert done.returncode == 0, done.stderr
-    seconds, diffusers, inductor = done.stdout.split()
-    assert float(seconds) < 1 and diffusers == "False" and inductor == "False"
+    seconds, loaded = done.stdout.split(maxsplit=1)
+    assert loaded.strip() == "[]" and float(seconds) < 1
 
 
 def test_python_dash_m_prints_versions_isa_devices_and_passes_its_check(environment):

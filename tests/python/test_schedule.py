@@ -108,7 +108,9 @@ def test_density_is_the_share_of_visible_pairs(pattern):
 
 
 def test_the_radial_pattern_takes_other_constants():
-    narrow = fpsa.Radial.with_options((8, 8, 8), (2, 4, 4), decay=0.1, min_band=8)
-    assert narrow.density((8, 8, 8)) < fpsa.Radial((2, 4, 4)).density((8, 8, 8))
+    grid = (8, 16, 16)
+    assert torch.equal(fpsa.Radial.with_options(grid, TILE).col, fpsa.Radial(TILE).mask(grid).col)
+    narrow = fpsa.Radial.with_options(grid, TILE, decay=0.05, min_band=8)
+    assert narrow.density(grid) < fpsa.Radial(TILE).density(grid)
     with pytest.raises(ValueError, match="decay"):
         fpsa.Radial.with_options((8, 8, 8), decay=2.0)
