@@ -4,13 +4,13 @@
 #include <optional>
 #include <utility>
 
+#include "fpsa/accel/emulation.h"
 #include "fpsa/accel/precision.h"
 #include "fpsa/accel/recorder.h"
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/attention_grad.h"
-#include "fpsa/ops/p_coding.h"
 #include "fpsa/ops/plan.h"
 #include "fpsa/ops/prepass.h"
 #include "fpsa/ops/views.h"
@@ -221,7 +221,7 @@ std::unique_ptr<Method> make_fps(Schedule schedule) {
   return std::make_unique<Fps>(std::move(schedule), "fps");
 }
 
-std::unique_ptr<Method> make_fps(Schedule schedule, const ops::PCoding& coding) {
+std::unique_ptr<Method> make_emulated_fps(Schedule schedule, const ops::PCoding& coding) {
   return std::make_unique<Fps>(std::move(schedule), "fps", coding);
 }
 

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "fpsa/nn/attention_method.h"
-#include "fpsa/ops/p_coding.h"
 #include "fpsa/pattern/grid.h"
 #include "fpsa/schedule/schedule.h"
 
@@ -51,9 +50,6 @@ std::unique_ptr<Method> make_dense();
 ///   Errors    an invalid schedule at once; one that does not fit grid or model at the first call; gradients through
 ///             INT8, which has no backward
 std::unique_ptr<Method> make_fps(schedule::Schedule schedule);
-
-/// The same with another coding of P wherever it is E4M3, emulated: slow, for questions of precision. No gradients.
-std::unique_ptr<Method> make_fps(schedule::Schedule schedule, const ops::PCoding& coding);
 
 /// The schedule's windows and patterns without quantisation.
 std::unique_ptr<Method> make_sta(schedule::Schedule schedule);

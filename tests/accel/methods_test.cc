@@ -1,4 +1,4 @@
-#include "fpsa/accel/methods.h"
+#include "fpsa/accel/emulation.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -68,7 +68,7 @@ TEST(Methods, AnotherCodingOfPIsEmulatedWhereThereAreCodes) {
   const auto x = random_inputs();
   auto s = three_phases();
   s.overrides.push_back({{}, {{1, 2}}, {}, std::nullopt, std::nullopt, std::nullopt, Quant::kNone});
-  const auto usual = make_fps(s), same = make_fps(s, ops::PCoding{256, false}), other = make_fps(s, {448, true});
+  const auto usual = make_fps(s), same = make_emulated_fps(s, {256, false}), other = make_emulated_fps(s, {448, true});
   const auto want = run(*usual, x, at_step(0)).to(at::kFloat), got = run(*same, x, at_step(0)).to(at::kFloat);
   const double top = x.v.abs().max().item<double>();
   EXPECT_LT((got - want).abs().max().item<double>(), tolerance::kAttentionE4m3 * top);

@@ -22,7 +22,7 @@ def compare(binary, *arguments):
     return subprocess.run([binary, "compare", *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("shape, expected", zip(CLIPS, DISTANCES, strict=True))
+@pytest.mark.parametrize("shape, expected", list(zip(CLIPS, DISTANCES, strict=True)))
 def test_the_distance_is_that_of_the_package(fpsa_binary, tolerance, tmp_path, shape, expected):
     save_file(weights(), tmp_path / "lpips.safetensors")
     a, b = (write_frames(tmp_path / name, frames) for name, frames in zip("ab", clips(*shape)))
