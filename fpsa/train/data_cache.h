@@ -51,8 +51,8 @@ struct DataHooks {
 
 class ClipCache {
  public:
-  /// Makes every clip of every bucket and every caption available, encoding what is missing. VAE and text encoder are
-  /// loaded only if something is.
+  /// Makes every clip of every bucket and every caption available, encoding what is missing. The VAE is read in any
+  /// case, to know it by its weights; the text encoder is loaded only if a caption is missing.
   ///   Errors    fpsa::Error: the list's faults (read_manifest), an unwritable cache, a bucket without a single usable
   ///             clip. A video that cannot be read or is too short is skipped and reported instead.
   ClipCache(const DataConfig& config, const std::vector<Bucket>& buckets, const models::wan::ModelPlace& place,

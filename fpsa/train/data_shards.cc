@@ -60,9 +60,11 @@ ShardStore::ShardStore(fs::path folder, std::string stem, const std::function<vo
     try {
       open_shard(file);
     } catch (const std::exception& fault) {
-      fs::remove(file);
-      warn(join("the cache file ", file.string(), " is damaged and was removed; what it held is encoded again (",
-                fault.what(), ")"));
+      // Kept: it may be another version's, or the fault one of this machine (open files, memory), and hours of work.
+      const fs::path aside = file.string() + ".damaged";
+      fs::rename(file, aside);
+      warn(join("the cache file ", file.string(), " cannot be used and is now ", aside.filename().string(),
+                "; what it held is encoded again (", fault.what(), ")"));
     }
   }
 }

@@ -25,7 +25,8 @@ class ShardStore {
   static constexpr int64_t kShardBytes = int64_t{256} << 20;
 
   /// Opens the shards "<stem>-000000.safetensors", ... of a folder, which is made if need be, and verifies every
-  /// checksum. A shard that is damaged is reported through `warn` and removed: its keys count as absent.
+  /// checksum. A shard that is damaged is reported through `warn` and renamed to "....damaged": its keys count as
+  /// absent.
   ///   Memory    mapped; what is not used is not kept
   ///   Errors    fpsa::Error when the folder cannot be made or read
   ShardStore(std::filesystem::path folder, std::string stem, const std::function<void(const std::string&)>& warn);

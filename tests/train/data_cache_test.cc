@@ -166,7 +166,7 @@ TEST(ClipCache, SeveralClipsOfOneVideoFollowOneAnother) {
   EXPECT_TRUE(at::equal(cache.states(kBucket, 0), cache.states(kBucket, 1)));
 }
 
-TEST(ClipCache, DamagedShardsAreRemovedAndEncodedAgain) {
+TEST(ClipCache, DamagedShardsAreSetAsideAndEncodedAgain) {
   Videos videos;
   const at::Tensor first = videos.open().latents(kBucket, 1).clone();
   const fs::path shard = videos.cache() / "clips-000000.safetensors";
@@ -179,7 +179,10 @@ TEST(ClipCache, DamagedShardsAreRemovedAndEncodedAgain) {
     write_raw(shard, damaged);
     const ClipCache cache = videos.open();
     expect_report(cache.report(), 2, 0, 0, 0);
-    FPSA_EXPECT_CONTAINS(videos.said, "clips-000000.safetensors is damaged and was removed");
+    FPSA_EXPECT_CONTAINS(videos.said,
+                         "clips-000000.safetensors cannot be used and is now clips-000000.safetensors.dam");
+    EXPECT_FALSE(fs::exists(shard));
+    EXPECT_EQ(read_raw(shard.string() + ".damaged"), damaged);
     EXPECT_TRUE(at::equal(cache.latents(kBucket, 1), first));
     expect_report(videos.open().report(), 0, 2, 0, 0);
   }
