@@ -136,7 +136,9 @@ void Generation::check_outputs() const {
 void Generation::choose_settings() {
   scheduler_ = scheduler_for(options_, *model_);
   const auto& dit = model_->dit_config();
-  attention_ = choose_attention(options_, model_->schedule(), shape_.grid, dit.num_layers, dit.num_attention_heads);
+  const bool carried = options_.schedule.empty() && options_.attention != "dense";
+  attention_ = choose_attention(options_, carried ? model_->schedule() : std::string(), shape_.grid, dit.num_layers,
+                                dit.num_attention_heads);
   record_.attention = attention_.name;
   record_.attention_reason = attention_.reason;
   say("attention: " + attention_.name + " (" + attention_.reason + ")");

@@ -50,9 +50,19 @@ ModelSession::ModelSession(const std::filesystem::path& path, const models::wan:
 }
 
 std::string ModelSession::schedule() const {
-  const auto& metadata = part(Part::kTransformer)->metadata;
-  const auto carried = metadata.find(std::string(schedule::kMetadataKey));
-  return carried == metadata.end() ? std::string() : carried->second;
+  const auto carried_by = [](const std::map<std::string, std::string>& metadata) {
+    const auto carried = metadata.find(std::string(schedule::kMetadataKey));
+    return carried == metadata.end() ? std::string() : carried->second;
+  };
+  std::string found;
+  for (const auto& lora : loras_) {
+    const auto carried = carried_by(models::wan::lora_metadata(lora));
+    if (carried.empty()) continue;
+    FPSA_CHECK(found.empty() || found == carried, "--lora: expected files trained for one schedule, ",
+               lora.path.string(), " carries another than the one before it; say by --schedule which holds");
+    found = carried;
+  }
+  return found.empty() ? carried_by(part(Part::kTransformer)->metadata) : found;
 }
 
 models::wan::WanModel ModelSession::load(Part part) const {

@@ -34,7 +34,8 @@ class ModelSession {
   const models::wan::DitConfig& dit_config() const { return dit_config_; }
   const models::wan::VaeConfig& vae_config() const { return vae_config_; }
   const diffusion::SchedulerConfig& scheduler() const { return scheduler_; }
-  /// The TOML schedule that the transformer carries; empty when it has none.
+  /// The TOML schedule that the LoRAs carry, which were trained last, else the transformer's; empty without any.
+  ///   Errors    fpsa::Error: LoRAs that carry different ones
   std::string schedule() const;
   /// The part as it lies in its files; nullptr for the text encoder of a session without text.
   const models::wan::PartDescription* part(models::wan::Part part) const { return description_.find(part); }

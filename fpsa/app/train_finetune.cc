@@ -1,6 +1,7 @@
 #include "fpsa/app/train_finetune.h"
 
 #include <ATen/Parallel.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <fstream>
@@ -44,16 +45,42 @@ train::DataHooks console_hooks() {
 void append_metrics(const fs::path& out, const train::DataReport& report) {
   fs::create_directories(out);
   std::ofstream metrics(out / "metrics.jsonl", std::ios::app);
-  metrics << report.to_json().dump() << '\n' << std::flush;
+  // Names of files on disk need not be UTF-8, which JSON demands.
+  metrics << report.to_json().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n' << std::flush;
   FPSA_CHECK(metrics, "cannot append to ", out / "metrics.jsonl", "; choose a writable --out");
 }
+
+// A folder that is made under another name: neither a fault nor a kill leaves half a model where a whole one is
+// expected.
+class NewFolder {
+ public:
+  explicit NewFolder(const fs::path& target) : target_((target / "").lexically_normal().parent_path()) {
+    FPSA_USAGE_CHECK(!fs::exists(target_), "--model: expected a folder that does not exist yet, '", target.string(),
+                     "' does");
+    making_ = target_.parent_path() / join('.', target_.filename().string(), '.', ::getpid(), ".partial");
+    fs::create_directories(making_);
+  }
+  ~NewFolder() {
+    std::error_code ignored;
+    if (!done_) fs::remove_all(making_, ignored);
+  }
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+  const fs::path& path() const { return making_; }
+  void finish() {
+    fs::rename(making_, target_);
+    done_ = true;
+  }
+
+ private:
+  fs::path target_, making_;
+  bool done_ = false;
+};
 
 void copy_base(const fs::path& base, const fs::path& target) {
   FPSA_CHECK(fs::exists(base / "model_index.json"), "--base: expected the diffusers folder that was fine-tuned, '",
              base.string(), "' has no model_index.json");
-  FPSA_USAGE_CHECK(!fs::exists(target), "--model: expected a folder that does not exist yet, '", target.string(),
-                   "' does");
-  fs::create_directories(target);
   for (const auto& item : fs::directory_iterator(base))
     if (item.path().filename() != "transformer" && item.path().filename() != "train")
       fs::copy(item.path(), target / item.path().filename(), fs::copy_options::recursive);
@@ -106,21 +133,23 @@ bool is_finetune_checkpoint(const fs::path& checkpoint) {
 void export_finetune(const FinetuneExport& request) {
   const std::string recipe = nn::load_tensors(request.checkpoint).metadata["recipe"];
   const nn::TensorMap weights = train::checkpoint_weights(request.checkpoint);
+  const std::string carried = train::carried_schedule(request.checkpoint);
+  std::optional<schedule::Schedule> schedule;
+  if (!carried.empty()) schedule = schedule::parse_toml(carried, request.checkpoint.string() + ": fpsa.schedule");
   if (const auto lora = train::lora_of_recipe(recipe, request.checkpoint.string())) {
     FPSA_USAGE_CHECK(!request.lora.empty(),
                      "--lora: expected the file to write, such as my.safetensors, because the checkpoint holds LoRA "
                      "adapters, got nothing");
-    train::write_lora(request.lora, weights, *lora);
+    train::write_lora(request.lora, weights, *lora, schedule);
     std::cout << "wrote " << request.lora.string() << std::endl;
     return;
   }
   FPSA_USAGE_CHECK(request.lora.empty(), "--lora: expected none, because the checkpoint holds a whole transformer");
   FPSA_USAGE_CHECK(!request.model.empty(), "--model: expected the folder to write, got nothing");
-  copy_base(request.base, request.model);
-  const std::string carried = train::carried_schedule(request.checkpoint);
-  std::optional<schedule::Schedule> schedule;
-  if (!carried.empty()) schedule = schedule::parse_toml(carried, request.checkpoint.string() + ": fpsa.schedule");
-  train::export_transformer(request.base, request.model, weights, schedule);
+  NewFolder folder(request.model);
+  copy_base(request.base, folder.path());
+  train::export_transformer(request.base, folder.path(), weights, schedule);
+  folder.finish();
   std::cout << "wrote " << request.model.string() << std::endl;
 }
 

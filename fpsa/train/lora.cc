@@ -62,7 +62,8 @@ const nn::TensorMap& AdapterSource::finish() const {
   return init_.tensors;
 }
 
-void write_lora(const std::filesystem::path& file, const nn::TensorMap& adapters, const LoraConfig& config) {
+void write_lora(const std::filesystem::path& file, const nn::TensorMap& adapters, const LoraConfig& config,
+                const std::optional<schedule::Schedule>& schedule) {
   FPSA_CHECK(!adapters.empty(), "cannot write ", file, ": expected adapters, received none");
   nn::TensorMap tensors;
   for (const auto& [name, tensor] : adapters) {
@@ -75,7 +76,9 @@ void write_lora(const std::filesystem::path& file, const nn::TensorMap& adapters
   const nlohmann::json adapter = {{"transformer.r", config.rank},
                                   {"transformer.lora_alpha", config.alpha},
                                   {"transformer.target_modules", config.targets}};
-  nn::save_tensors(file, tensors, {{"format", "pt"}, {"lora_adapter_metadata", adapter.dump(2)}});
+  std::map<std::string, std::string> metadata = {{"format", "pt"}, {"lora_adapter_metadata", adapter.dump(2)}};
+  if (schedule) metadata.emplace(schedule::kMetadataKey, schedule::to_toml(*schedule));
+  nn::save_tensors(file, tensors, metadata);
 }
 
 }  // namespace fpsa::train

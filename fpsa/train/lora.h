@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 
 #include "fpsa/nn/parameters.h"
 #include "fpsa/nn/tensor_map.h"
+#include "fpsa/schedule/schedule.h"
 #include "fpsa/train/finetune_config.h"
 
 namespace fpsa::train {
@@ -35,8 +37,10 @@ class AdapterSource : public nn::ParameterSource {
   std::set<std::string> matched_, names_;  // targets in use; last parts of the layers' names
 };
 
-/// Writes adapters as diffusers saves them: F32, the keys of AdapterSource, rank, alpha and targets in the metadata.
+/// Writes adapters as diffusers saves them: F32, the keys of AdapterSource, rank, alpha and targets in the metadata;
+/// beside them the schedule that they were trained under, where there was one.
 ///   Errors    fpsa::Error when the tensors are no adapters of that rank
-void write_lora(const std::filesystem::path& file, const nn::TensorMap& adapters, const LoraConfig& config);
+void write_lora(const std::filesystem::path& file, const nn::TensorMap& adapters, const LoraConfig& config,
+                const std::optional<schedule::Schedule>& schedule = std::nullopt);
 
 }  // namespace fpsa::train

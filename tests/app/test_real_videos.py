@@ -11,7 +11,7 @@ import time
 
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny"
@@ -149,6 +149,36 @@ def test_preparing_alone_skips_and_names_what_cannot_be_read(fpsa, folder):
     assert again.returncode == 0 and "encoded 0, from the cache 3" in again.stdout
 
 
+def test_names_that_are_not_utf8_stop_nothing(binary, folder):
+    (folder / "videos" / os.fsdecode(b"\xff.mp4")).write_bytes(b"")
+    done = subprocess.run([binary, "train", "prepare", "--recipe", "lora.toml", "--model", MODEL, "--out", "run",
+                           "--threads", "1"], cwd=folder, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert data_report(folder / "run")[0]["uncaptioned"] == ["\ufffd.mp4"]
+
+
+def test_a_lora_brings_the_schedule_that_it_was_trained_under(fpsa, folder):
+    text = RECIPE.format(steps=1, rate="[1e-3, 1e-3]")
+    (folder / "fps.toml").write_text(f'attention = "fps"\nschedule = "{MODEL}/fps.toml"\n' + text)
+    assert fpsa(*train("fps.toml", "run")).returncode == 0
+    for file in ("a", "b"):
+        done = fpsa("train", "export", "--checkpoint", "run/checkpoint.safetensors", "--lora", f"{file}.safetensors")
+        assert done.returncode == 0, done.stderr
+    with safe_open(folder / "a.safetensors", "pt") as opened:
+        metadata = opened.metadata()
+    generate = ("generate", "--model", MODEL, "--prompt", "a rabbit", "--num-frames", 9, "--size", "64*64",
+                "--num-inference-steps", 2, "--threads", 1, "--output", "x.mp4", "--lora", "a.safetensors")
+    done = fpsa(*generate)
+    assert done.returncode == 0, done.stderr
+    assert "attention: fps (auto: with" in done.stdout + done.stderr
+    # Two that were trained for different schedules need a decision.
+    metadata["fpsa.schedule"] = metadata["fpsa.schedule"].replace("version = 1", "version = 1  # another")
+    save_file(load_file(folder / "b.safetensors"), folder / "b.safetensors", metadata)
+    refused = fpsa(*generate, "--lora", "b.safetensors")
+    assert refused.returncode == 1 and "expected files trained for one schedule, b.safetensors" in refused.stderr
+    assert fpsa(*generate, "--lora", "b.safetensors", "--attention", "dense").returncode == 0
+
+
 def test_the_whole_transformer_is_trained_and_exported_beside_its_base(fpsa, folder):
     text = (folder / "lora.toml").read_text().replace(f"steps = {STEPS}", "steps = 2")
     (folder / "whole.toml").write_text(text.replace("[lora]\nrank = 8\nalpha = 8\n", ""))
@@ -156,6 +186,14 @@ def test_the_whole_transformer_is_trained_and_exported_beside_its_base(fpsa, fol
     assert done.returncode == 0, done.stderr
     export = ("train", "export", "--checkpoint", "run/checkpoint.safetensors", "--base", MODEL)
     assert "--model: expected the folder to write" in fpsa(*export).stderr
+    # A base that the weights do not fit leaves nothing behind.
+    other = shutil.copytree(MODEL, folder / "other")
+    config = json.loads((other / "transformer" / "config.json").read_text())
+    (other / "transformer" / "config.json").write_text(json.dumps(config | {"num_layers": config["num_layers"] - 1}))
+    before = {path.name for path in folder.iterdir()}
+    done = fpsa("train", "export", "--checkpoint", "run/checkpoint.safetensors", "--base", "other", "--model", "mine")
+    assert done.returncode == 1 and "the checkpoint is of another model" in done.stderr
+    assert {path.name for path in folder.iterdir()} == before
     done = fpsa(*export, "--model", "mine")
     assert done.returncode == 0, done.stderr
     ours, base = (load_file(place / "transformer" / "diffusion_pytorch_model.safetensors")

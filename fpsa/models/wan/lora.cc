@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
-enum class Role { kA, kB, kAlpha, kWeightDiff, kBiasDiff };
+enum class Role { kA, kB, kAlpha, kBias, kWeightDiff, kBiasDiff };
 
 struct Suffix {
   std::string_view text;
@@ -30,7 +30,7 @@ struct Suffix {
 constexpr Suffix kSuffixes[] = {
     {".lora_A.default.weight", Role::kA}, {".lora_B.default.weight", Role::kB}, {".lora_A.weight", Role::kA},
     {".lora_B.weight", Role::kB},         {".lora_down.weight", Role::kA},      {".lora_up.weight", Role::kB},
-    {".lora.down.weight", Role::kA},      {".lora.up.weight", Role::kB},        {".lora_B.bias", Role::kBiasDiff},
+    {".lora.down.weight", Role::kA},      {".lora.up.weight", Role::kB},        {".lora_B.bias", Role::kBias},
     {".diff_b", Role::kBiasDiff},         {".diff", Role::kWeightDiff},         {".alpha", Role::kAlpha},
 };
 constexpr std::string_view kPrefixes[] = {"base_model.model.", "model.diffusion_model.", "diffusion_model.",
@@ -118,7 +118,7 @@ fs::path file_of(const fs::path& path) {
 
 // What one file says about one module.
 struct Adapter {
-  at::Tensor a, b, alpha, weight_diff, bias_diff;
+  at::Tensor a, b, alpha, bias, weight_diff, bias_diff;
 };
 
 // The file's adapters, and the faults that make it unusable.
@@ -148,12 +148,18 @@ class Reader {
     const auto parsed = parse_key(key);
     if (!parsed) return fault(key, ": unmatched, it does not end as LoRA keys do");
     const auto& [module, role] = *parsed;
-    const std::string parameter = module + (role == Role::kBiasDiff ? ".bias" : ".weight");
+    const bool of_bias = role == Role::kBias || role == Role::kBiasDiff;
+    const std::string parameter = module + (of_bias ? ".bias" : ".weight");
     if (!shapes_.contains(parameter)) return fault(key, ": unmatched, this transformer has no '", parameter, "'");
     if (!at::isFloatingType(tensor.scalar_type()))
       return fault(key, ": expected floating-point numbers, received ", at::toString(tensor.scalar_type()));
+    if (role == Role::kAlpha && tensor.numel() != 1)
+      return fault(key, ": expected one number, received ", tensor.sizes());
+    if ((role == Role::kA || role == Role::kB) && tensor.dim() < 2)
+      return fault(key, ": expected a matrix, received ", tensor.sizes());
     Adapter& adapter = adapters[module];
-    at::Tensor* const places[] = {&adapter.a, &adapter.b, &adapter.alpha, &adapter.weight_diff, &adapter.bias_diff};
+    at::Tensor* const places[] = {&adapter.a,    &adapter.b,           &adapter.alpha,
+                                  &adapter.bias, &adapter.weight_diff, &adapter.bias_diff};
     at::Tensor& place = *places[static_cast<int>(role)];
     if (place.defined()) return fault(key, ": a second tensor for the same part of '", module, "'");
     place = tensor;
@@ -168,31 +174,36 @@ class Reader {
       add_low_rank(module, adapter, deltas[weight]);
     else if (adapter.alpha.defined())
       fault(module, ": an alpha without lora_A and lora_B");
-    if (adapter.weight_diff.defined()) add_whole(weight, adapter.weight_diff, deltas);
-    if (adapter.bias_diff.defined()) add_whole(bias, adapter.bias_diff, deltas);
+    // PEFT scales lora_B with its bias; alone it has no rank to be scaled by.
+    if (adapter.bias.defined())
+      add_whole(bias, adapter.bias, adapter.a.defined() ? adapter_scale(module, adapter) : 1.0, deltas);
+    if (adapter.weight_diff.defined()) add_whole(weight, adapter.weight_diff, 1.0, deltas);
+    if (adapter.bias_diff.defined()) add_whole(bias, adapter.bias_diff, 1.0, deltas);
+  }
+
+  // alpha / rank, of the file's own alpha or of its configuration.
+  double adapter_scale(const std::string& module, const Adapter& adapter) const {
+    const int64_t rank = adapter.a.size(0);
+    if (!adapter.alpha.defined()) return config_.scale_of(module, rank);
+    return adapter.alpha.item().toDouble() / static_cast<double>(rank);
   }
 
   void add_low_rank(const std::string& module, const Adapter& adapter, std::vector<nn::WeightDelta>& list) {
     const at::IntArrayRef shape = shapes_.at(module + ".weight");
     const at::Tensor &a = adapter.a, &b = adapter.b;
     const int64_t out = shape[0], in = shape.size() < 2 ? 0 : c10::multiply_integers(shape.slice(1));
-    if (a.dim() < 2 || b.dim() < 2 || a.numel() == 0 || b.numel() == 0 || a.size(0) * in != a.numel() ||
-        b.size(0) != out || b.numel() != out * a.size(0))
+    if (a.numel() == 0 || b.numel() == 0 || a.size(0) * in != a.numel() || b.size(0) != out ||
+        b.numel() != out * a.size(0))
       return fault(module, ": expected lora_A [rank, ", in, "] and lora_B [", out, ", rank], received ", a.sizes(),
                    " and ", b.sizes());
-    double scale = config_.scale_of(module, a.size(0));
-    if (adapter.alpha.defined()) {
-      if (adapter.alpha.numel() != 1) return fault(module, ": expected one alpha, received ", adapter.alpha.sizes());
-      scale = adapter.alpha.item().toDouble() / static_cast<double>(a.size(0));
-    }
-    list.push_back({{a, b, scale_ * scale}, {}});
+    list.push_back({{a, b, scale_ * adapter_scale(module, adapter)}, {}});
   }
 
-  void add_whole(const std::string& parameter, const at::Tensor& difference, nn::WeightDeltas& deltas) {
+  void add_whole(const std::string& parameter, const at::Tensor& difference, double scale, nn::WeightDeltas& deltas) {
     const at::IntArrayRef shape = shapes_.at(parameter);
     if (difference.sizes() != shape)
       return fault(parameter, ": expected a difference of shape ", shape, ", received ", difference.sizes());
-    deltas[parameter].push_back({{{}, {}, scale_}, difference});
+    deltas[parameter].push_back({{{}, {}, scale_ * scale}, difference});
   }
 
   double scale_;
@@ -215,6 +226,10 @@ nn::WeightDeltas read_loras(const std::vector<LoraFile>& files, const DitConfig&
   for (const LoraFile& file : files)
     Reader(file, shapes).add_to(deltas);
   return deltas;
+}
+
+std::map<std::string, std::string> lora_metadata(const LoraFile& file) {
+  return nn::load_tensors(file_of(file.path)).metadata;
 }
 
 }  // namespace fpsa::models::wan

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,11 @@ struct LoraFile {
 
 /// The files' differences to the parameters of a transformer of that configuration, by diffusers' names.
 ///   Memory    mapped; the shapes are checked, no value is read
-///   Errors    fpsa::Error, per file with all faults at once: keys that fit no weight of this transformer, wrong
-///   shapes,
+///   Errors    fpsa::Error, per file with all faults at once: keys that fit no weight of the transformer, wrong shapes,
 ///             halves without their partner, an alpha without an adapter; no file, no safetensors, no adapters
 nn::WeightDeltas read_loras(const std::vector<LoraFile>& files, const DitConfig& config);
+
+/// The safetensors metadata of a LoRA's file.
+std::map<std::string, std::string> lora_metadata(const LoraFile& file);
 
 }  // namespace fpsa::models::wan

@@ -131,6 +131,18 @@ TEST(ReadLoras, WholeDifferencesOfWeightsAndBiasesCount) {
   EXPECT_EQ(deltas.at("blocks.0.norm2.weight").at(0).low_rank.scale, 2);
 }
 
+TEST(ReadLoras, ABiasOfLoraBIsScaledWithIt) {
+  ScratchFolder scratch;
+  const at::Tensor bias = random({config().dim()}, 7);
+  Case c = cases()[0];
+  c.more = {{"transformer.blocks.1.attn1.to_q.lora_B.bias", bias}};
+  c.metadata = {{"lora_adapter_metadata", R"({"transformer.r": 3, "transformer.lora_alpha": 12})"}};
+  const nn::WeightDeltas deltas = read(write(scratch / "a.safetensors", c), 0.5);
+  const nn::WeightDelta& delta = deltas.at("blocks.1.attn1.to_q.bias").at(0);
+  EXPECT_TRUE(at::equal(delta.whole, bias));
+  EXPECT_EQ(delta.low_rank.scale, 0.5 * 12 / 3);
+}
+
 TEST(ReadLoras, EveryFaultIsNamedAtOnce) {
   ScratchFolder scratch;
   const fs::path file = scratch / "bad.safetensors";
@@ -143,6 +155,8 @@ TEST(ReadLoras, EveryFaultIsNamedAtOnce) {
                           {"transformer.blocks.99.attn1.to_q.lora_B.weight", kB},
                           {"diffusion_model.blocks.0.cross_attn.k_img.lora_down.weight", kA},
                           {"transformer.blocks.0.ffn.net.0.proj.alpha", at::ones({})},
+                          {"transformer.blocks.0.ffn.net.2.alpha", at::ones({2})},
+                          {"transformer.blocks.0.ffn.net.2.lora_A.weight", at::ones({kRank})},
                           {"transformer.blocks.0.attn2.to_q.diff_b", at::ones({dim + 1})},
                           {"transformer.blocks.1.attn1.to_q.lora_A.weight", kA},
                           {"diffusion_model.blocks.1.self_attn.q.lora_A.weight", kA},
@@ -155,9 +169,10 @@ TEST(ReadLoras, EveryFaultIsNamedAtOnce) {
         "lora_A alone",
         "blocks.0.attn1.to_k: expected lora_A [rank, ", "blocks.0.attn1.to_v: expected lora_A [rank, ",
         "blocks.99.attn1.to_q.lora_B.weight: unmatched", "k_img.lora_down.weight: unmatched",
-        "blocks.0.ffn.net.0.proj: an alpha without lora_A and lora_B",
-        "blocks.0.attn2.to_q.bias: expected a difference", "a second tensor for the same part of 'blocks.1.attn1.to_q'",
-        "expected floating-point numbers", "something.else: unmatched"})
+        "blocks.0.ffn.net.0.proj: an alpha without lora_A and lora_B", "ffn.net.2.alpha: expected one number",
+        "ffn.net.2.lora_A.weight: expected a matrix", "blocks.0.attn2.to_q.bias: expected a difference",
+        "a second tensor for the same part of 'blocks.1.attn1.to_q'", "expected floating-point numbers",
+        "something.else: unmatched"})
     FPSA_EXPECT_CONTAINS(message, part);
   FPSA_EXPECT_CONTAINS(error_of<Error>([&] { read(scratch / "none.safetensors"); }), "none.safetensors");
   FPSA_EXPECT_CONTAINS(error_of<Error>([&] { read(scratch.path() / "."); }), "found neither");
