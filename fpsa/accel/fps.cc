@@ -1,8 +1,10 @@
 // FPSAttention: 8-bit precision and tile sparsity by a schedule over steps. STA, FP8 and INT8 are schedules with one
 // half removed.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "fpsa/accel/emulation.h"
 #include "fpsa/accel/precision.h"
 #include "fpsa/accel/recorder.h"
 #include "fpsa/base/check.h"
@@ -52,7 +54,8 @@ std::string describe(const Setting& setting, const Grid& tile, bool dense) {
 
 class Fps : public RecordingMethod {
  public:
-  Fps(Schedule schedule, std::string name) : schedule_(std::move(schedule)), name_(std::move(name)) {
+  Fps(Schedule schedule, std::string name, std::optional<ops::PCoding> coding = std::nullopt)
+      : schedule_(std::move(schedule)), name_(std::move(name)), coding_(coding) {
     schedule::validate(schedule_);
   }
 
@@ -65,6 +68,7 @@ class Fps : public RecordingMethod {
                " tokens of grid ", pattern::to_string(context.grid), ", got ", q.size(1));
     const auto runs = head_runs(context, q.size(2));
     const bool gradients = ops::gradients_wanted({q, k, v});
+    FPSA_CHECK(!gradients || !coding_, name_, ": an emulated coding of P has no backward; run without gradients");
     // Autograd needs tensors of their own for the runs of heads.
     auto out = gradients ? at::Tensor() : at::empty(q.sizes(), q.options());
     std::vector<at::Tensor> parts;
@@ -75,8 +79,9 @@ class Fps : public RecordingMethod {
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
       auto options = attention_options(run.setting.quant);
       if (!gradients) options.out = heads(out);
-      const auto result = gradients ? ops::differentiable_attention(heads(q), heads(k), heads(v), plan, options)
-                                    : ops::attention(heads(q), heads(k), heads(v), *plan, options);
+      const auto result = gradients       ? ops::differentiable_attention(heads(q), heads(k), heads(v), plan, options)
+                          : emulated(run) ? emulate(heads(q), heads(k), heads(v), *plan, heads(out))
+                                          : ops::attention(heads(q), heads(k), heads(v), *plan, options);
       if (gradients) parts.push_back(result.out);
       explain(run, runs.size() > 1, *plan, result, entry);
       entry.density += plan->density() * static_cast<double>(run.count) / static_cast<double>(q.size(2));
@@ -90,7 +95,7 @@ class Fps : public RecordingMethod {
     if (ops::gradients_wanted({x.q, x.k, x.v, x.q_weight, x.k_weight}) || !ops::preparable(x.q, x.heads)) return {};
     check_fits(context, x.heads);
     const auto runs = head_runs(context, x.heads);
-    if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone) return {};
+    if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone || emulated(runs[0])) return {};
     const auto plan = plan_of(runs[0], context);
     const auto options = attention_options(runs[0].setting.quant);
     auto result = ops::attention_of_projected({.q = x.q,
@@ -110,6 +115,16 @@ class Fps : public RecordingMethod {
   }
 
  private:
+  bool emulated(const HeadRun& run) const { return coding_ && run.setting.quant == Quant::kE4m3; }
+
+  ops::AttentionResult emulate(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const ops::Plan& plan,
+                               const at::Tensor& out) const {
+    ops::AttentionResult result;
+    result.out = out.copy_(ops::attention_of_coding(q, k, v, plan, *coding_));
+    result.kernel = "emulated_e4m3";
+    return result;
+  }
+
   std::shared_ptr<const ops::Plan> plan_of(const HeadRun& run, const nn::AttentionContext& context) const {
     return ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern,
                          run.setting.window);
@@ -168,6 +183,7 @@ class Fps : public RecordingMethod {
 
   Schedule schedule_;
   std::string name_;
+  std::optional<ops::PCoding> coding_;
   Grid checked_grid_{0, 0, 0};
   int64_t checked_layers_ = -1, checked_heads_ = -1;
 };
@@ -203,6 +219,10 @@ std::unique_ptr<Method> make_coded(Schedule schedule, Quant quant, std::string n
 
 std::unique_ptr<Method> make_fps(Schedule schedule) {
   return std::make_unique<Fps>(std::move(schedule), "fps");
+}
+
+std::unique_ptr<Method> make_emulated_fps(Schedule schedule, const ops::PCoding& coding) {
+  return std::make_unique<Fps>(std::move(schedule), "fps", coding);
 }
 
 std::unique_ptr<Method> make_sta(Schedule schedule) {

@@ -1,4 +1,4 @@
-#include "fpsa/accel/methods.h"
+#include "fpsa/accel/emulation.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -9,6 +9,7 @@
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/plan.h"
+#include "tests/tolerance.h"
 
 namespace fpsa::accel {
 namespace {
@@ -61,6 +62,24 @@ TEST(Methods, DenseSettingReproducesTheBaselineBitForBit) {
   EXPECT_TRUE(at::equal(run(*make_fps(three_phases()), x, at_step(3)), baseline));
   EXPECT_FALSE(at::equal(run(*make_fps(three_phases()), x, at_step(0)), baseline));
   EXPECT_FALSE(at::equal(run(*make_fps(three_phases()), x, at_step(9)), baseline));
+}
+
+TEST(Methods, AnotherCodingOfPIsEmulatedWhereThereAreCodes) {
+  const auto x = random_inputs();
+  auto s = three_phases();
+  s.overrides.push_back({{}, {{1, 2}}, {}, std::nullopt, std::nullopt, std::nullopt, Quant::kNone});
+  const auto usual = make_fps(s), same = make_emulated_fps(s, {256, false}), other = make_emulated_fps(s, {448, true});
+  const auto want = run(*usual, x, at_step(0)).to(at::kFloat), got = run(*same, x, at_step(0)).to(at::kFloat);
+  const double top = x.v.abs().max().item<double>();
+  EXPECT_LT((got - want).abs().max().item<double>(), tolerance::kAttentionE4m3 * top);
+  EXPECT_TRUE(at::equal(got.narrow(2, 1, 2), want.narrow(2, 1, 2))) << "heads without codes";
+  EXPECT_FALSE(at::equal(run(*other, x, at_step(0)).to(at::kFloat), got));
+  EXPECT_TRUE(at::equal(run(*other, x, at_step(9)), run(*usual, x, at_step(9)))) << "a phase without codes";
+  EXPECT_NE(same->report()[0].kernel.find("emulated_e4m3"), std::string::npos);
+  EXPECT_EQ(same->report()[0].density, usual->report()[0].density);
+  auto grad = random_inputs();
+  grad.q = grad.q.detach().requires_grad_(true);
+  EXPECT_THROW(run(*same, grad, at_step(0)), Error);
 }
 
 TEST(Methods, FpsRunsThePhaseOfItsStep) {
