@@ -41,5 +41,7 @@ inline constexpr double kRegroupedLoss = 0.002;  // a batch's mean loss from for
 inline constexpr double kMergedLora = 1e-4;  // F32 adapters beside weights against merged ones: other order of sums in six layers, relative to what the adapters change
 inline constexpr double kMergedLoraE4m3 = 0.02;  // the same with an E4M3 feed-forward: where rounding differs a code near a tie moves by 1/16 of its value, and few do
 
+inline constexpr double kLpips = 1e-4;  // LPIPS in F32 by other convolution routines: sums of up to 3456 products, squared differences, relative
+
 }  // namespace fpsa::tolerance
 // clang-format on

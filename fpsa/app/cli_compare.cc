@@ -5,10 +5,12 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "fpsa/app/clip_files.h"
 #include "fpsa/app/clip_metrics.h"
 #include "fpsa/app/flags.h"
+#include "fpsa/app/lpips.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/io/image.h"
 
@@ -16,7 +18,7 @@ namespace fpsa::app {
 namespace {
 
 struct CompareOptions {
-  std::filesystem::path a, b;
+  std::filesystem::path a, b, lpips_weights;
   bool json = false;
 };
 
@@ -33,18 +35,21 @@ nlohmann::json finite(double value) {
 }
 
 void compare(const CompareOptions& options) {
-  const auto difference = compare_clips(read_clip(options.a), read_clip(options.b));
+  const auto a = read_clip(options.a), b = read_clip(options.b);
+  const auto difference = compare_clips(a, b);
+  std::optional<double> lpips;
+  if (!options.lpips_weights.empty()) lpips = Lpips(options.lpips_weights).distance(a, b);
   if (options.json) {
     auto frames = nlohmann::json::array();
     for (double value : difference.frame_psnr_db)
       frames.push_back(finite(value));
-    std::cout << nlohmann::json{{"identical", difference.identical},
-                                {"psnr_db", finite(difference.psnr_db)},
-                                {"ssim", difference.ssim},
-                                {"worst_frame", difference.worst_frame},
-                                {"frame_psnr_db", frames}}
-                     .dump(2)
-              << '\n';
+    nlohmann::json result = {{"identical", difference.identical},
+                             {"psnr_db", finite(difference.psnr_db)},
+                             {"ssim", difference.ssim},
+                             {"worst_frame", difference.worst_frame},
+                             {"frame_psnr_db", frames}};
+    if (lpips) result["lpips"] = *lpips;
+    std::cout << result.dump(2) << '\n';
     return;
   }
   if (difference.identical) {
@@ -53,7 +58,9 @@ void compare(const CompareOptions& options) {
   }
   std::cout << std::fixed << "PSNR " << std::setprecision(2) << difference.psnr_db << " dB (worst frame "
             << difference.worst_frame << ": " << difference.frame_psnr_db[difference.worst_frame] << " dB), SSIM "
-            << std::setprecision(4) << difference.ssim << '\n';
+            << std::setprecision(4) << difference.ssim;
+  if (lpips) std::cout << ", LPIPS " << *lpips;
+  std::cout << '\n';
 }
 
 void make_sheet(const SheetOptions& options) {
@@ -74,10 +81,11 @@ void make_sheet(const SheetOptions& options) {
 }  // namespace
 
 void add_compare_commands(CLI::App& app) {
-  auto* compare_command = app.add_subcommand("compare", "PSNR and SSIM of two clips of one shape");
+  auto* compare_command = app.add_subcommand("compare", "PSNR, SSIM and LPIPS of two clips of one shape");
   auto compare_options = std::make_shared<CompareOptions>();
   compare_command->add_option("A", compare_options->a, "Video, or folder of .png frames")->required();
   compare_command->add_option("B", compare_options->b, "The other one")->required();
+  add_path(*compare_command, "--lpips-weights", compare_options->lpips_weights, kLpipsHelp);
   compare_command->add_flag("--json", compare_options->json, "Print JSON, every frame included");
   compare_command->final_callback([compare_options] { compare(*compare_options); });
 
