@@ -4,6 +4,7 @@
 
 #include "fpsa/app/clip_flags.h"
 #include "fpsa/app/flags.h"
+#include "fpsa/app/lpips.h"
 #include "fpsa/app/study.h"
 #include "fpsa/app/usage_error.h"
 
@@ -13,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // What the flags of clips offer beyond what all arms of a study can share.
-constexpr const char* kForeign[] = {"--vae", "--text-encoder", "--tokenizer", "--prompt", "--prompt-embeds"};
+constexpr const char* kForeign[] = {"--vae", "--text-encoder", "--tokenizer", "--prompt", "--prompt-embeds", "--lora"};
 
 void add_study_flags(CLI::App& command, StudyOptions& options) {
   const std::string group = "Study";
@@ -54,6 +55,7 @@ void add_study_flags(CLI::App& command, StudyOptions& options) {
       ->group(group);
   add_integer(command, "--ablation-prompts", options.ablation_prompts, 1, 100000, "Prompts of all others [32]")
       ->group(group);
+  add_path(command, "--lpips-weights", options.lpips_weights, kLpipsHelp)->group(group);
   add_integer(command, "--samples", options.samples, 1, 100, "Clips of every prompt [1; VBench wants 5]")->group(group);
   add_switch(command, "--full", options.full, "Also the frontier of densities, 25, 15, 10 and 6%")->group(group);
   add_switch(command, "--budget", options.budget, "First time a few steps of every arm and print the hours")

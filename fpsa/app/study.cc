@@ -15,6 +15,7 @@
 #include "fpsa/app/clip_metrics.h"
 #include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/lpips.h"
 #include "fpsa/app/machine.h"
 #include "fpsa/app/outputs.h"
 #include "fpsa/app/progress.h"
@@ -54,6 +55,7 @@ class Study {
   const std::string& text_of(int64_t item) const { return prompts_.texts[static_cast<size_t>(prompt_of(item))]; }
 
   void choose_arms();
+  void open_lpips();
   json settings();
   void open_folder();
   bool shown(const ArmResults& results, int64_t item) const;
@@ -75,6 +77,8 @@ class Study {
   std::string schedule_origin_, machine_;
   std::vector<ArmResults> results_;  // dense first
   int64_t items_ = 0;
+  std::vector<std::string> left_out_;
+  std::optional<Lpips> lpips_;
   std::optional<StudyFolder> folder_;
 };
 
@@ -84,6 +88,7 @@ void Study::run() {
   prompts_ = study_prompts(options_, sampler_.model(options_.run.model));
   items_ = static_cast<int64_t>(prompts_.texts.size()) * options_.samples;
   choose_arms();
+  open_lpips();
   open_folder();
   if (options_.report_only) {
     write_report();
@@ -120,12 +125,24 @@ void Study::choose_arms() {
     request.trained.push_back(std::move(trained));
   }
   auto arms = built_in_arms(request);
+  if (options_.full)
+    for (const int percent : missing_of_frontier(arms))
+      left_out_.push_back(join("Left out of the frontier: ", percent,
+                               "%, which no window of this grid and tile comes near, or which another arm is."));
   if (!options_.arms_file.empty()) add_arms_of_file(options_.arms_file, request, arms);
   for (auto& arm : select_arms(arms, options_.only)) {
     sampler_.add(arm);
     const int64_t planned = arm.prompts * options_.samples;
     results_.push_back({std::move(arm), planned, {}});
   }
+}
+
+void Study::open_lpips() {
+  if (options_.lpips_weights.empty()) return;
+  const auto& shape = sampler_.shape();
+  FPSA_USAGE_CHECK(std::min(shape.height, shape.width) >= Lpips::kLeastSide, "--lpips-weights: expected clips of at ",
+                   "least ", Lpips::kLeastSide, "x", Lpips::kLeastSide, ", got ", shape.width, "x", shape.height);
+  lpips_.emplace(options_.lpips_weights);
 }
 
 json Study::settings() {
@@ -145,6 +162,7 @@ json Study::settings() {
           {"sampler", diffusion::sampler_name(loop.scheduler.sampler)},
           {"seed", run.seed},
           {"dtype", dtype_word(sampler_.model(options_.run.model).dtype())},
+          {"lpips", lpips_ ? json(lpips_->id()) : json()},
           {"cfg", loop.guidance_run == diffusion::GuidanceRun::kBatched ? "batched" : "sequential"},
           {"vae_tiling", sampler_.tiled()}};
 }
@@ -305,6 +323,7 @@ void Study::finish(ArmResults& results, int64_t item, const MadeClip& clip, cons
   record.identical = difference.identical;
   record.ssim = difference.identical ? 1 : difference.ssim;  // of equal clips it is 1 but for rounding
   if (std::isfinite(difference.psnr_db)) record.psnr_db = difference.psnr_db;
+  if (lpips_) record.lpips = difference.identical ? 0 : lpips_->distance(clip.video, dense.video);
   const auto temporal = temporal_psnr_db(clip.video, dense.video);
   if (temporal && std::isfinite(*temporal)) record.temporal_psnr_db = temporal;
   const auto motion = temporal_metrics(clip.video);
@@ -343,7 +362,8 @@ void Study::write_report() const {
   report.results = results_;
   report.summaries = summarise(results_, options_.run.seed);
   report.verdicts = verdicts(report.results, report.summaries, options_.run.seed);
-  report.notes = study_notes(procedural(), !options_.trained.empty());
+  report.notes = study_notes(procedural(), !options_.trained.empty(), lpips_.has_value());
+  report.notes.insert(report.notes.end(), left_out_.begin(), left_out_.end());
   report.machine = main_machine(results_);
   report.grid = pattern::to_string(sampler_.shape().grid);
   for (int64_t item = 0; item < std::min(items_, options_.shown_clips); ++item)

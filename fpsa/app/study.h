@@ -15,7 +15,7 @@ struct StudyOptions {
   GenerateOptions run;  // model, prompt file, clip shape, sampling, machine
   std::filesystem::path out;
   std::vector<std::pair<std::string, std::filesystem::path>> trained;
-  std::filesystem::path arms_file;
+  std::filesystem::path arms_file, lpips_weights;
   std::vector<std::string> only;
   int64_t prompts = 400, ablation_prompts = 32;
   int64_t samples = 1;      // clips of one prompt

@@ -18,6 +18,18 @@ using schedule::Schedule;
 constexpr double kFrontier[] = {0.25, 0.15, 0.10, 0.06};
 constexpr double kNear = 1.5;  // farther off by ratio, a window is no point of the frontier
 
+// Whether any step, layer or head has P in E4M3.
+bool codes_p(const Schedule& schedule) {
+  const auto coded = [](schedule::Quant quant) { return quant == schedule::Quant::kE4m3; };
+  return std::ranges::any_of(schedule.phases, coded, &schedule::Phase::quant) ||
+         std::ranges::any_of(schedule.overrides,
+                             [&](const schedule::Override& entry) { return entry.quant && coded(*entry.quant); });
+}
+
+int percent_of(double density) {
+  return static_cast<int>(std::lround(100 * density));
+}
+
 // One axis of every window, unless it covers all.
 template <class Change>
 Schedule change_windows(const Schedule& schedule, const Change& change) {
@@ -35,6 +47,7 @@ class Table {
     windows();
     granularities();
     precisions();
+    codings();
     phases();
     if (request_.full) frontier();
     return std::move(arms_);
@@ -42,7 +55,9 @@ class Table {
 
  private:
   Arm base(const std::string& name, const std::string& label, const std::string& method, ArmGroup group) const {
-    Arm arm{name, label, group, request_.model, method, std::nullopt, request_.prompts, request_.judged, false};
+    Arm arm;
+    arm.name = name, arm.label = label, arm.group = group, arm.method = method;
+    arm.model = request_.model, arm.prompts = request_.prompts, arm.judged = request_.judged;
     if (method != "dense") arm.schedule = request_.schedule;
     return arm;
   }
@@ -68,7 +83,6 @@ class Table {
       auto arm =
           base(trained.name + "-untrained", "Schedule of " + trained.name + ", training-free", "fps", ArmGroup::kMain);
       arm.schedule = trained.schedule;
-      check_free(arm.name);
       add(std::move(arm));
     }
   }
@@ -82,13 +96,15 @@ class Table {
   void add(Arm arm) {
     const auto identity = arm.identity();
     if (std::ranges::any_of(arms_, [&](const Arm& other) { return other.identity() == identity; })) return;
+    check_free(arm.name);
     arms_.push_back(std::move(arm));
   }
 
   void ablation(const std::string& name, const std::string& label, ArmGroup group, Schedule schedule,
-                const std::string& method = "fps") {
+                const std::string& method = "fps", const std::optional<ops::PCoding>& coding = std::nullopt) {
     auto arm = base(name, label, method, group);
     arm.schedule = std::move(schedule);
+    arm.coding = coding;
     arm.prompts = std::min(request_.prompts, request_.ablation_prompts);
     arm.judged = false;
     add(std::move(arm));
@@ -137,6 +153,16 @@ class Table {
     ablation("int8-only", "INT8 only, all keys", ArmGroup::kPrecision, request_.schedule, "int8");
   }
 
+  // All four are emulated alike, the kernels' own coding too, so that they differ in nothing else.
+  void codings() {
+    if (!codes_p(request_.schedule)) return;
+    for (const int scale : {256, 448})
+      for (const bool reverse : {false, true})
+        ablation(join("p-", scale, reverse ? "-reverse" : "-forward"),
+                 join("P times ", scale, reverse ? ", last keys first" : ", first keys first"), ArmGroup::kPCoding,
+                 request_.schedule, "fps", ops::PCoding{static_cast<double>(scale), reverse});
+  }
+
   void phases() {
     if (request_.schedule.phases.size() < 2) return;
     for (size_t phase = 0; phase < request_.schedule.phases.size(); ++phase)
@@ -158,7 +184,7 @@ class Table {
     const Grid window = window_near_density(request_.grid, schedule.tile, target);
     const double ratio = window_density(request_.grid, schedule.tile, window) / target;
     if (ratio > kNear || ratio < 1 / kNear) return;
-    const auto percent = static_cast<int>(std::lround(100 * target));
+    const int percent = percent_of(target);
     auto arm =
         base(join(name, "-density-", percent), join(label, ", asked for ", percent, "%"), "fps", ArmGroup::kFrontier);
     arm.model = model;
@@ -175,26 +201,43 @@ class Table {
 }  // namespace
 
 std::string_view name_of(ArmGroup group) {
-  constexpr std::string_view names[] = {"main",      "tile",  "window",   "granularity",
-                                        "precision", "steps", "frontier", "own"};
+  constexpr std::string_view names[] = {"main",     "tile",  "window",   "granularity", "precision",
+                                        "p_coding", "steps", "frontier", "own"};
   return names[static_cast<size_t>(group)];
 }
 
 std::string_view title_of(ArmGroup group) {
-  constexpr std::string_view titles[] = {"Methods",          "Tile size",       "Window",
-                                         "Granularity",      "Precision",       "Schedule over the steps",
-                                         "Density frontier", "Arms of your own"};
+  constexpr std::string_view titles[] = {"Methods",
+                                         "Tile size",
+                                         "Window",
+                                         "Granularity",
+                                         "Precision",
+                                         "Scale of P and order of keys",
+                                         "Schedule over the steps",
+                                         "Density frontier",
+                                         "Arms of your own"};
   return titles[static_cast<size_t>(group)];
 }
 
 nlohmann::json Arm::identity() const {
-  return {{"model", model.lexically_normal().string()},
-          {"method", method},
-          {"schedule", schedule ? schedule::to_toml(*schedule) : std::string()}};
+  nlohmann::json result = {{"model", model.lexically_normal().string()},
+                           {"method", method},
+                           {"schedule", schedule ? schedule::to_toml(*schedule) : std::string()}};
+  if (coding) result["p_coding"] = {{"scale", coding->scale}, {"reverse", coding->reverse}};
+  return result;
 }
 
 std::vector<Arm> built_in_arms(const ArmRequest& request) {
   return Table(request).arms();
+}
+
+std::vector<int> missing_of_frontier(const std::vector<Arm>& arms) {
+  std::vector<int> out;
+  for (const double target : kFrontier)
+    if (std::ranges::none_of(arms,
+                             [&](const Arm& arm) { return arm.name.ends_with(join("-density-", percent_of(target))); }))
+      out.push_back(percent_of(target));
+  return out;
 }
 
 std::vector<Arm> select_arms(const std::vector<Arm>& arms, const std::vector<std::string>& only) {

@@ -9,15 +9,16 @@
 #include <string_view>
 #include <vector>
 
+#include "fpsa/ops/p_coding.h"
 #include "fpsa/schedule/schedule.h"
 
 namespace fpsa::app {
 
 /// Which table of the report an arm belongs to.
-enum class ArmGroup { kMain, kTile, kWindow, kGranularity, kPrecision, kSteps, kFrontier, kOwn };
+enum class ArmGroup { kMain, kTile, kWindow, kGranularity, kPrecision, kPCoding, kSteps, kFrontier, kOwn };
 inline constexpr ArmGroup kArmGroups[] = {ArmGroup::kMain,        ArmGroup::kTile,      ArmGroup::kWindow,
-                                          ArmGroup::kGranularity, ArmGroup::kPrecision, ArmGroup::kSteps,
-                                          ArmGroup::kFrontier,    ArmGroup::kOwn};
+                                          ArmGroup::kGranularity, ArmGroup::kPrecision, ArmGroup::kPCoding,
+                                          ArmGroup::kSteps,       ArmGroup::kFrontier,  ArmGroup::kOwn};
 /// "main", "tile" and so on, and the title of the table.
 std::string_view name_of(ArmGroup group);
 std::string_view title_of(ArmGroup group);
@@ -33,6 +34,7 @@ struct Arm {
   int64_t prompts = 0;                         // the first so many of the study's
   bool judged = false;                         // whether the checker's accuracy is reported
   bool trained = false;                        // weights other than the dense arm's
+  std::optional<ops::PCoding> coding;          // emulated instead of the kernels' own: its speed means nothing
 
   /// What decides its clips: equal for arms that do the same work.
   nlohmann::json identity() const;
@@ -62,6 +64,9 @@ inline constexpr std::string_view kDenseArm = "dense";
 /// narrowest) is left out, and so is a tile beyond the grid and a density that no window of the grid comes near.
 ///   Errors    UsageError for a --trained name that is not a folder's or is taken
 std::vector<Arm> built_in_arms(const ArmRequest& request);
+
+/// The densities of the frontier, in percent, that none of the arms has.
+std::vector<int> missing_of_frontier(const std::vector<Arm>& arms);
 
 /// Adds the arms of a TOML file: [[arm]] with name and method, optional label, model, schedule (paths relative to the
 /// file), tile, window, granularity, quant, phase (from 1), prompts, judge. Without schedule it is the request's, for

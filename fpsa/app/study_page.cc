@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <limits>
 #include <map>
-#include <set>
 #include <sstream>
 
 #include "fpsa/app/heat_map.h"
@@ -21,14 +20,14 @@ constexpr size_t kClipBytes = 8 << 20;  // of base64 text
 
 constexpr char kStyle[] = R"(<style>
 :root { color-scheme: light; }
-body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1c2733; background: #fff;
+body { margin: 2rem auto; max-width: 88rem; padding: 0 1rem; color: #1c2733; background: #fff;
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem; }
 h3 { font-size: .95rem; margin: 1.2rem 0 .3rem; }
 p, li { margin: .3rem 0; max-width: 50rem; } .quiet { color: #5b6875; font-size: .87rem; }
 pre { background: #f4f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: .82rem; border-radius: 4px; }
 code { background: #f4f6f8; font-size: .9em; }
-table { border-collapse: collapse; font-size: .9rem; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .87rem; } .wide { overflow-x: auto; }
 th, td { padding: .25rem .6rem .25rem 0; text-align: left; border-bottom: 1px solid #e1e6eb; vertical-align: top; }
 th { font-weight: 600; color: #47535f; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 td small { color: #5b6875; display: block; white-space: nowrap; } td.n { white-space: nowrap; }
@@ -166,7 +165,9 @@ class Page {
     out_ << "<h2>" << title_of(group) << "</h2>\n<div class=\"wide\"><table><tr><th>arm</th><th class=\"n\">clips</th>"
          << "<th class=\"n\">density</th><th class=\"n\">attention, s</th><th class=\"n\">of denoising</th>"
             "<th class=\"n\">attention, x dense</th><th class=\"n\">denoising, x</th><th class=\"n\">whole clip, x</th>"
-            "<th class=\"n\">PSNR, dB</th><th class=\"n\">SSIM</th><th class=\"n\">temporal PSNR</th>"
+            "<th class=\"n\">PSNR, dB</th><th class=\"n\">SSIM</th>"
+         << (has_lpips() ? "<th class=\"n\">LPIPS</th>" : "")
+         << "<th class=\"n\">temporal PSNR</th>"
             "<th class=\"n\">motion</th><th class=\"n\">flicker</th></tr>\n";
     for (const auto* s : rows) {
       out_ << "<tr><td>" << escaped(s->arm.label) << "</td><td class=\"n\">" << s->done
@@ -184,8 +185,9 @@ class Page {
         for (int i = 0; i < 5; ++i)
           out_ << cell(std::string("–"));
       }
-      out_ << cell(s->psnr_db, "%.2f") << cell(s->ssim, "%.4f") << cell(s->temporal_psnr_db, "%.2f")
-           << cell(s->change_ratio, "%.3f") << cell(s->flicker_ratio, "%.3f") << "</tr>\n";
+      out_ << cell(s->psnr_db, "%.2f") << cell(s->ssim, "%.4f") << (has_lpips() ? cell(s->lpips, "%.4f") : "")
+           << cell(s->temporal_psnr_db, "%.2f") << cell(s->change_ratio, "%.3f") << cell(s->flicker_ratio, "%.3f")
+           << "</tr>\n";
     }
     out_ << "</table></div>\n";
     if (group == ArmGroup::kMain)
@@ -196,32 +198,42 @@ class Page {
               "that they were not trained for unless their name says so.</p>\n";
   }
 
-  // The training-free arm over no more items than the ablations have, so that their means can be compared.
-  std::optional<Estimate> reference_psnr() const {
-    auto results = report_.results;
-    std::set<int64_t> items;
-    for (const auto& result : results)
-      if (result.arm.group != ArmGroup::kMain && result.arm.group != ArmGroup::kFrontier)
-        for (const auto& record : result.records)
-          items.insert(record.item);
-    std::erase_if(results, [](const ArmResults& r) { return r.arm.name != kDenseArm && r.arm.name != "fps"; });
-    std::erase_if(results.back().records, [&](const ClipRecord& r) { return !items.contains(r.item); });
-    return summarise(results, report_.settings.at("seed").get<uint64_t>()).back().psnr_db;
+  bool has_lpips() const {
+    return std::ranges::any_of(report_.summaries, [](const ArmSummary& s) { return s.lpips.has_value(); });
+  }
+
+  // Dense, then the training-free arm and all ablations over the items that every one of them has, so that their means
+  // can be compared.
+  std::vector<ArmResults> compared() const {
+    std::vector<ArmResults> out;
+    std::map<int64_t, size_t> arms_of_item;
+    for (const auto& result : report_.results) {
+      const bool main = result.arm.group == ArmGroup::kMain;
+      if (result.records.empty() || result.arm.group == ArmGroup::kFrontier) continue;
+      if (main && result.arm.name != "fps" && result.arm.name != kDenseArm) continue;
+      out.push_back(result);
+      for (const auto& record : result.records)
+        ++arms_of_item[record.item];
+    }
+    for (auto& result : out)
+      std::erase_if(result.records, [&](const ClipRecord& r) { return arms_of_item[r.item] < out.size(); });
+    return out;
   }
 
   void ablation_plot() {
+    const auto results = compared();
+    if (results.size() < 3) return;
     Plot plot{"PSNR against dense, dB", "", {}, false};
-    for (const auto& s : report_.summaries) {
-      if (s.arm.group == ArmGroup::kFrontier || (s.arm.group == ArmGroup::kMain && s.arm.name != "fps")) continue;
-      const auto psnr = s.arm.name == "fps" ? reference_psnr() : s.psnr_db;
-      if (psnr)
-        plot.points.push_back({s.arm.label, psnr->mean, 0, psnr->low, psnr->high, static_cast<int>(s.arm.group)});
-    }
+    for (const auto& s : summarise(results, report_.settings.at("seed").get<uint64_t>()))
+      if (s.psnr_db)
+        plot.points.push_back(
+            {s.arm.label, s.psnr_db->mean, 0, s.psnr_db->low, s.psnr_db->high, static_cast<int>(s.arm.group)});
     if (plot.points.size() < 2) return;
-    out_
-        << "<h2>Ablations side by side</h2>\n<p class=\"quiet\">Mean PSNR with its interval over the same prompts; the "
-           "higher, the nearer to dense.</p>\n"
-        << dot_rows(plot);
+    const auto items = results.front().records.size();
+    out_ << "<h2>Ablations side by side</h2>\n<p class=\"quiet\">Mean PSNR with its interval over the "
+         << join(items, items == 1 ? " item" : " items")
+         << " that all of them have; the higher, the nearer to dense.</p>\n"
+         << dot_rows(plot);
   }
 
   void frontier_plot() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "fpsa/app/heat_map.h"
@@ -45,11 +46,50 @@ bool has_interval(const PlotPoint& point) {
   return point.low <= point.high;
 }
 
+constexpr double kDot = 4.5;  // radius of a point
+
+struct Box {
+  double left, top, right, bottom;
+  bool meets(const Box& o) const { return left < o.right && o.left < right && top < o.bottom && o.top < bottom; }
+};
+
+// Finds room for the labels of points: beside them if there is any, else the nearest lines above or below.
+class Labels {
+ public:
+  explicit Labels(const Box& frame) : frame_(frame) {}
+  void keep_off(const Box& box) { taken_.push_back(box); }
+
+  Box place(double x, double y, size_t characters) {
+    constexpr double kCharacter = 6.2, kLine = 13, kGap = 9;  // of 11 px text, widely
+    const double width = kCharacter * static_cast<double>(characters);
+    const bool left_first = x + kGap + width > frame_.right;
+    std::optional<Box> first;
+    for (int line = 0; line < 15; ++line)
+      for (const double shift : {line * kLine, -line * kLine})
+        for (const bool left : {left_first, !left_first}) {
+          const double from = left ? x - kGap - width : x + kGap, top = y - kLine / 2 + shift;
+          const Box box{from, top, from + width, top + kLine};
+          if (!first) first = box;
+          if (box.left < frame_.left || box.right > frame_.right || box.top < frame_.top ||
+              box.bottom > frame_.bottom ||
+              std::ranges::any_of(taken_, [&](const Box& other) { return box.meets(other); }))
+            continue;
+          taken_.push_back(box);
+          return box;
+        }
+    return *first;
+  }
+
+ private:
+  Box frame_;
+  std::vector<Box> taken_;
+};
+
 }  // namespace
 
 std::string scatter(const Plot& plot) {
   if (plot.points.empty()) return {};
-  constexpr double kWidth = 860, kHeight = 400, kLeft = 62, kRight = 20, kTop = 14, kBottom = 46, kLine = 13;
+  constexpr double kWidth = 860, kHeight = 400, kLeft = 62, kRight = 20, kTop = 14, kBottom = 46;
   double x_low = HUGE_VAL, x_high = -HUGE_VAL, y_low = HUGE_VAL, y_high = -HUGE_VAL;
   for (const auto& p : plot.points) {
     x_low = std::min(x_low, p.x), x_high = std::max(x_high, p.x);
@@ -85,19 +125,23 @@ std::string scatter(const Plot& plot) {
       out << "\"/>\n";
     }
   }
-  auto points = plot.points;
-  std::ranges::sort(points, std::greater<>{}, &PlotPoint::y);
-  double next_label = 0;
-  for (const auto& p : points) {
+  Labels labels({kLeft, 0, kWidth, kHeight - kBottom});
+  for (const auto& p : plot.points)
+    labels.keep_off({x(p.x) - kDot, y(p.y) - kDot, x(p.x) + kDot, y(p.y) + kDot});
+  for (const auto& p : plot.points) {
     if (has_interval(p))
       out << "<line x1=\"" << x(p.x) << "\" x2=\"" << x(p.x) << "\" y1=\"" << y(p.low) << "\" y2=\"" << y(p.high)
           << "\" stroke=\"" << colour(p.series) << "\" stroke-width=\"1.5\"/>";
-    const double label = std::max(y(p.y) + 4, next_label);
-    next_label = label + kLine;
-    const bool inwards = x_axis.share(p.x) > 0.6;  // where a long label would be cut off
-    out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y(p.y) << "\" r=\"4.5\" fill=\"" << colour(p.series)
-        << "\"/><text x=\"" << x(p.x) + (inwards ? -9 : 9) << "\" y=\"" << label << "\" text-anchor=\""
-        << (inwards ? "end" : "start") << "\" fill=\"" << colour(p.series) << "\">" << escaped(p.label) << "</text>\n";
+    const Box label = labels.place(x(p.x), y(p.y), p.label.size());
+    if (label.top > y(p.y) || label.bottom < y(p.y))  // not beside its point: a line leads to it
+      out << "<line x1=\"" << x(p.x) << "\" y1=\"" << y(p.y) << "\" x2=\""
+          << (label.left > x(p.x) ? label.left : label.right) << "\" y2=\"" << (label.top + label.bottom) / 2
+          << "\" stroke=\"" << colour(p.series) << "\" stroke-width=\".6\"/>";
+    const bool to_the_left = label.right < x(p.x);
+    out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y(p.y) << "\" r=\"" << kDot << "\" fill=\"" << colour(p.series)
+        << "\"/><text x=\"" << (to_the_left ? label.right : label.left) << "\" y=\"" << label.bottom - 3
+        << "\" text-anchor=\"" << (to_the_left ? "end" : "start") << "\" fill=\"" << colour(p.series) << "\">"
+        << escaped(p.label) << "</text>\n";
   }
   out << "</svg>\n";
   return out.str();
@@ -130,7 +174,7 @@ std::string dot_rows(const Plot& plot) {
     if (has_interval(p))
       out << "<line x1=\"" << x(p.low) << "\" x2=\"" << x(p.high) << "\" y1=\"" << y << "\" y2=\"" << y
           << "\" stroke=\"" << colour(p.series) << "\" stroke-width=\"1.5\"/>";
-    out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y << "\" r=\"4.5\" fill=\"" << colour(p.series)
+    out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y << "\" r=\"" << kDot << "\" fill=\"" << colour(p.series)
         << "\"/><text x=\"" << kWidth - kRight + 10 << "\" y=\"" << y + 4 << "\" fill=\"#5b6875\">" << short_number(p.x)
         << "</text>\n";
     y += kRow;

@@ -19,7 +19,7 @@ struct Plot {
   bool connected = false;  // a line through the points of a series, by x
 };
 
-/// A scatter plot with intervals. Labels keep out of each other's way downwards.
+/// A scatter plot with intervals. Labels keep off the points and each other; a line leads to one that had to move away.
 ///   Edges     no points give an empty text
 std::string scatter(const Plot& plot);
 

@@ -88,6 +88,7 @@ json to_json(const ClipRecord& record) {
                  {"psnr_db", optional_json(record.psnr_db)},
                  {"temporal_psnr_db", optional_json(record.temporal_psnr_db)},
                  {"ssim", record.ssim},
+                 {"lpips", optional_json(record.lpips)},
                  {"change", record.change},
                  {"flicker", record.flicker},
                  {"correct", nullptr}};
@@ -112,6 +113,7 @@ ClipRecord record_from_json(const json& j, const std::string& origin) {
     record.psnr_db = optional_from(j.at("psnr_db"));
     record.temporal_psnr_db = optional_from(j.at("temporal_psnr_db"));
     record.ssim = j.at("ssim").get<double>();
+    record.lpips = optional_from(j.value("lpips", json()));  // studies of earlier versions have none
     record.change = j.at("change").get<double>();
     record.flicker = j.at("flicker").get<double>();
     if (!j.at("correct").is_null()) record.correct = j.at("correct").get<std::array<bool, 4>>();
@@ -176,8 +178,8 @@ void StudyFolder::add(const Arm& arm, const std::string& weights) {
     return;
   }
   const auto before = io::read_json(file);
-  for (const auto& key : {"model", "method", "schedule"})
-    FPSA_USAGE_CHECK(before.is_object() && before.contains(key) && before[key] == identity[key],
+  for (const auto& key : {"model", "method", "schedule", "p_coding"})
+    FPSA_USAGE_CHECK(before.is_object() && before.value(key, json()) == identity.value(key, json()),
                      "--out: ", path_.string(), " has an arm '", arm.name, "' with another ", key,
                      " than asked for now; ", "name the arm otherwise, or delete ", arm_folder(arm).string(),
                      " to make it again");

@@ -40,6 +40,7 @@ struct ClipRecord {
   bool identical = false;
   std::optional<double> psnr_db, temporal_psnr_db;
   double ssim = 1;
+  std::optional<double> lpips;                 // where weights for it were given
   double change = 0, flicker = 0;              // temporal_metrics.h
   std::optional<std::array<bool, 4>> correct;  // shape, colour, background, motion, where there is something to judge
 };

@@ -4,7 +4,7 @@
 
 namespace fpsa::app {
 
-std::vector<std::string> study_notes(bool judged, bool trained) {
+std::vector<std::string> study_notes(bool judged, bool trained, bool lpips) {
   std::vector<std::string> out;
   if (trained) {
     out.push_back(
@@ -41,8 +41,10 @@ std::vector<std::string> study_notes(bool judged, bool trained) {
       "`fpsa generate` with the same settings and the seed of an item (the study's seed plus its number, from 0) makes "
       "the same clip.");
   out.push_back(
-      "Left out: the ablation of P's scale, because the kernels have one way to scale P; LPIPS, because this version "
-      "has neither its network nor its weights.");
+      "The kernels have one scale of P, 256, and take the keys from the first to the last. Other scales and orders are "
+      "emulated with torch's products, all four by the same code: compare them with each other. They are not timed.");
+  out.push_back(lpips ? "LPIPS is version 0.1 on AlexNet, the mean over frames; the lower, the nearer to dense."
+                      : "LPIPS is left out: its weights were not given (`--lpips-weights`).");
   return out;
 }
 

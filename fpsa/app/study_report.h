@@ -28,7 +28,7 @@ struct StudyReport {
 };
 
 /// What the figures mean and what is not in them, a paragraph each; `...` marks what is typed.
-std::vector<std::string> study_notes(bool judged, bool trained);
+std::vector<std::string> study_notes(bool judged, bool trained, bool lpips);
 
 /// Records made on another machine than `report.machine`: in the figures of quality, not in those of speed.
 int64_t records_elsewhere(const StudyReport& report);

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <set>
 
+#include "fpsa/accel/emulation.h"
 #include "fpsa/app/decode.h"
 #include "fpsa/app/machine.h"
 
@@ -52,6 +53,7 @@ void StudySampler::add(const Arm& arm) {
   try {
     methods_[arm.name] = choose_attention(request, arm.schedule ? schedule::to_toml(*arm.schedule) : std::string(),
                                           shape_.grid, dit.num_layers, dit.num_attention_heads);
+    if (arm.coding) methods_[arm.name].method = accel::make_emulated_fps(*arm.schedule, *arm.coding);
   } catch (const Error& error) {
     throw Error(join("arm ", arm.name, ": ", error.what()));
   }

@@ -88,7 +88,7 @@ std::optional<ArmSpeed> speed_of(const ArmResults& results, const std::string& m
     by_denoise.push_back(dense.denoise / own.denoise);
     by_total.push_back(dense.total() / own.total());
   }
-  if (denoise.empty()) return std::nullopt;
+  if (denoise.empty() || results.arm.coding) return std::nullopt;
   ArmSpeed speed;
   speed.clips = static_cast<int64_t>(denoise.size());
   speed.seconds = {median(denoise), median(attention), median(decode)};
@@ -136,7 +136,8 @@ std::string accuracy_sentence(const std::string& arm, const std::string& other, 
 const ArmResults* untrained_twin(const std::vector<ArmResults>& results, const Arm& trained) {
   if (!trained.trained) return nullptr;
   const auto found = std::ranges::find_if(results, [&](const ArmResults& other) {
-    return !other.arm.trained && other.arm.method == trained.method && other.arm.schedule == trained.schedule;
+    return !other.arm.trained && !other.arm.coding && other.arm.method == trained.method &&
+           other.arm.schedule == trained.schedule;
   });
   return found == results.end() ? nullptr : &*found;
 }
@@ -180,6 +181,7 @@ std::vector<ArmSummary> summarise(const std::vector<ArmResults>& results, uint64
       summary.psnr_db = estimate(result, seed, [](const ClipRecord& r) { return r.psnr_db; });
       summary.temporal_psnr_db = estimate(result, seed, [](const ClipRecord& r) { return r.temporal_psnr_db; });
       summary.ssim = estimate(result, seed, [](const ClipRecord& r) { return std::optional(r.ssim); });
+      summary.lpips = estimate(result, seed, [](const ClipRecord& r) { return r.lpips; });
       summary.change_ratio = estimate(result, seed, ratio(&ClipRecord::change));
       summary.flicker_ratio = estimate(result, seed, ratio(&ClipRecord::flicker));
     }
@@ -233,6 +235,7 @@ json to_json(const ArmSummary& s) {
                  {"method", s.arm.method},
                  {"schedule", s.arm.schedule ? json(schedule::to_toml(*s.arm.schedule)) : json()},
                  {"trained", s.arm.trained},
+                 {"emulated", s.arm.coding.has_value()},
                  {"clips_planned", s.planned},
                  {"clips_done", s.done},
                  {"density", s.done > 0 ? json(s.density) : json()},
@@ -240,6 +243,7 @@ json to_json(const ArmSummary& s) {
                  {"identical_to_dense", s.identical},
                  {"psnr_db", optional(s.psnr_db)},
                  {"ssim", optional(s.ssim)},
+                 {"lpips", optional(s.lpips)},
                  {"temporal_psnr_db", optional(s.temporal_psnr_db)},
                  {"change_ratio", optional(s.change_ratio)},
                  {"flicker_ratio", optional(s.flicker_ratio)},

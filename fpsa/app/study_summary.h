@@ -45,8 +45,8 @@ struct ArmSummary {
   std::vector<std::string> kernels;
   int64_t identical = 0;                              // clips that equal dense ones
   std::optional<Estimate> psnr_db, temporal_psnr_db;  // over the clips that are not
-  std::optional<Estimate> ssim, change_ratio, flicker_ratio;
-  std::optional<ArmSpeed> speed;
+  std::optional<Estimate> ssim, lpips, change_ratio, flicker_ratio;
+  std::optional<ArmSpeed> speed;  // not of an emulation
   std::optional<ArmAccuracy> accuracy;
 };
 

@@ -19,12 +19,7 @@ using pattern::Grid;
 using pattern::kAllTiles;
 
 std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  return fpsa::testing::error_of<Error>(action);
 }
 
 schedule::Schedule tiny_schedule() {
@@ -129,6 +124,9 @@ TEST(StudyArms, TheFrontierIsOfUntrainedAndTrainedWeights) {
     const double density = window_density(r.grid, {3, 4, 4}, untrained.schedule->phases[0].window);
     EXPECT_NEAR(density, percent / 100.0, 0.03) << percent;
   }
+  EXPECT_TRUE(missing_of_frontier(arms).empty());
+  r.grid = {3, 8, 8};  // 1x2x2 tiles: a quarter is the least
+  EXPECT_EQ(missing_of_frontier(built_in_arms(r)), (std::vector<int>{15, 10, 6}));
 }
 
 TEST(StudyArms, TrainedNamesAreCheckedAndUnique) {
@@ -137,6 +135,24 @@ TEST(StudyArms, TrainedNamesAreCheckedAndUnique) {
   EXPECT_EQ(error_of([&] { built_in_arms(r); }), "--trained: expected a name that no other arm has, got 'dense' again");
   r.trained = {{"../up", "x", std::nullopt}};
   EXPECT_NE(error_of([&] { built_in_arms(r); }).find("got '../up'"), std::string::npos);
+  r.trained = {{"int8", "x", std::nullopt}};  // an ablation's
+  EXPECT_EQ(error_of([&] { built_in_arms(r); }), "--trained: expected a name that no other arm has, got 'int8' again");
+}
+
+TEST(StudyArms, CodingsOfPAreEmulatedWhereTheScheduleHasCodes) {
+  auto r = request();
+  const auto arms = built_in_arms(r);
+  for (const auto& [name, coding] : {std::pair{"p-256-forward", ops::PCoding{256, false}},
+                                     {"p-256-reverse", {256, true}},
+                                     {"p-448-forward", {448, false}},
+                                     {"p-448-reverse", {448, true}}}) {
+    EXPECT_EQ(arm(arms, name).coding, coding);
+    EXPECT_EQ(arm(arms, name).schedule, r.schedule);
+    EXPECT_EQ(arm(arms, name).prompts, 32);
+  }
+  EXPECT_FALSE(arm(arms, "fps").coding);
+  r.schedule = with_quant(r.schedule, schedule::Quant::kInt8);
+  EXPECT_EQ(error_of([&] { arm(built_in_arms(r), "p-448-forward"); }), "no arm p-448-forward");
 }
 
 TEST(StudyArms, OnlyKeepsDenseAndNamesTheNearestArm) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <regex>
+#include <set>
 
 #include "fpsa/app/study_page.h"
 #include "fpsa/app/study_plot.h"
@@ -17,12 +19,7 @@ using fpsa::testing::ScratchFolder;
 using fpsa::testing::write_raw;
 
 std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  return fpsa::testing::error_of<Error>(action);
 }
 
 Arm arm(const std::string& name, bool trained = false) {
@@ -101,6 +98,15 @@ TEST(StudySummary, SpeedIsOfOneMachine) {
   EXPECT_DOUBLE_EQ(summarise(all, 1)[1].speed->denoise, 2);
 }
 
+TEST(StudySummary, AnEmulationHasFiguresButNoSpeed) {
+  auto emulated = results(arm("fps"), 5, kRight, 2);
+  emulated.arm.coding = ops::PCoding{448, false};
+  const auto out = summarise({results(arm("dense"), 5, kRight), emulated}, 1);
+  EXPECT_FALSE(out[1].speed.has_value());
+  EXPECT_TRUE(out[1].psnr_db.has_value());
+  EXPECT_EQ(to_json(out[1])["emulated"], true);
+}
+
 TEST(StudySummary, SentencesSayNoMoreThanTheIntervals) {
   auto none = results(arm("same"), 30, kRight), lost = results(arm("fps"), 30, kHalf);
   auto unsure = results(arm("unsure"), 30, kRight), gained = results(arm("taught", true), 30, kRight);
@@ -135,7 +141,7 @@ TEST(StudyPage, EscapesTextAndPlaysClips) {
   report.results[1].planned = 3;
   report.summaries = summarise(report.results, 1);
   report.verdicts = verdicts(report.results, report.summaries, 1);
-  report.notes = study_notes(true, false);
+  report.notes = study_notes(true, false, false);
   report.machine = "m";
   report.clips = {{0, "<script>", "<dense>", write_raw(scratch / "a.mp4", "Man")}};
   const auto page = study_page(report);
@@ -178,6 +184,39 @@ TEST(StudyPlot, EqualPointsAndNoPointsArePlotted) {
   }
 }
 
+// Every <text> of labels as a box, by the width that a reader's font takes at most.
+TEST(StudyPlot, LabelsCoverNeitherPointsNorEachOther) {
+  Plot crowd{"x", "y", {}, false};
+  for (int i = 0; i < 6; ++i)
+    crowd.points.push_back({"a label of some length", 1 + 0.001 * i, 5, NAN, NAN, i});
+  crowd.points.push_back({"far", 2, 5, NAN, NAN, 0});
+  const std::string svg = scatter(crowd);
+  std::set<std::string> places;
+  const std::regex label("<text x=\"([^\"]+)\" y=\"([^\"]+)\" text-anchor=\"[a-z]+\" fill=\"#[0-9a-f]+\">a label");
+  for (auto it = std::sregex_iterator(svg.begin(), svg.end(), label); it != std::sregex_iterator(); ++it)
+    places.insert((*it)[2].str());
+  EXPECT_EQ(places.size(), 6u) << "labels that overlap in x lie on lines of their own";
+}
+
+TEST(StudyPage, AblationsAreComparedOverTheItemsThatAllHave) {
+  StudyReport report;
+  report.settings = {{"num_frames", 9},    {"width", 64},           {"height", 64},      {"num_inference_steps", 2},
+                     {"sampler", "unipc"}, {"guidance_scale", 3.0}, {"flow_shift", 5.0}, {"dtype", "bf16"},
+                     {"seed", 0},          {"prompts", "file"}};
+  auto ablation = results(arm("int8"), 3, kHalf);
+  ablation.arm.group = ArmGroup::kPrecision;
+  auto own = results(arm("mine"), 5, kHalf);
+  own.arm.group = ArmGroup::kOwn;
+  report.results = {results(arm("dense"), 9, kRight), results(arm("fps"), 9, kHalf), ablation, own};
+  report.summaries = summarise(report.results, 1);
+  const auto page = study_page(report);
+  FPSA_EXPECT_CONTAINS(page, "over the 3 items that all of them have");
+  // PSNR is 20 dB plus the item: 21 on average over the first three, 24 over all nine.
+  const std::string plot = page.substr(page.find("Ablations side by side"));
+  EXPECT_NE(plot.find(">21<"), std::string::npos);
+  EXPECT_EQ(plot.find(">24<"), std::string::npos);
+}
+
 TEST(StudyRecord, IsReadAsItWasWritten) {
   auto r = record(7, kHalf, 2);
   r.temporal_psnr_db = 31.5;
@@ -217,6 +256,9 @@ TEST_F(Folder, KeepsRecordsAndRefusesOtherSettings) {
                        "holds a study with steps 2, expected 3");
   FPSA_EXPECT_CONTAINS(error_of([&] { folder.add(arm("fps"), "other weights"); }), "with another model than");
   auto changed = arm("fps");
+  changed.coding = ops::PCoding{448, false};
+  FPSA_EXPECT_CONTAINS(error_of([&] { folder.add(changed, "w"); }), "with another p_coding than");
+  changed = arm("fps");
   changed.schedule->tile = {6, 8, 16};
   FPSA_EXPECT_CONTAINS(error_of([&] { folder.add(changed, "w"); }), "with another schedule than");
 }

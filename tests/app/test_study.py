@@ -59,7 +59,7 @@ def test_a_study_is_whole_and_a_second_run_makes_nothing_again(fpsa, tmp_path):
         assert label in page
     assert page.count("<video autoplay loop muted playsinline") == 4  # one prompt, the main arms
     assert "src=\"http" not in page and "href" not in page
-    assert "the ablation of P" in page and "LPIPS" in page
+    assert "LPIPS is left out" in page and found["fps"]["lpips"] is None
 
     again = fpsa(*some)
     assert again.returncode == 0, again.stderr
@@ -138,6 +138,8 @@ def test_changed_settings_are_refused(fpsa, tmp_path):
     (("--report", "--dry-run"), USAGE, "--report: expected neither"),
     (("--prompts", 0), USAGE, "--prompts: expected a whole number from 1"),
     (("--prompt", "a red circle"), USAGE, "--prompt: expected one of the flags"),
+    (("--lora", "a.safetensors"), USAGE, "--lora: expected one of the flags"),
+    (("--trained", f"int8={TINY}"), USAGE, "expected a name that no other arm has, got 'int8'"),
 ])
 def test_bad_input_is_named_and_leaves_nothing(fpsa, tmp_path, flags, code, words):
     assert_error(fpsa(*STUDY, *flags), code, words)
