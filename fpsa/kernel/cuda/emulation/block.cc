@@ -1,0 +1,157 @@
+#include "fpsa/kernel/cuda/emulation/block.h"
+
+#include <algorithm>
+
+namespace fpsa::kernel::cuda::emulation {
+namespace {
+
+thread_local Block* running = nullptr;
+
+}  // namespace
+
+Block::Block(const Launch& launch, const Options& options, int index, const std::function<void()>& kernel,
+             Report& report)
+    : launch_(launch),
+      options_(options),
+      index_(index),
+      kernel_(kernel),
+      report_(report),
+      random_(options.seed * 1000003 + static_cast<uint64_t>(index)),
+      fibers_(launch.threads,
+              [this](int) {
+                try {
+                  kernel_();
+                  if (self() / 128 < static_cast<int>(warpgroups_.size())) warpgroup().check_idle_at_exit();
+                } catch (...) {
+                  failure_ = std::current_exception();
+                }
+              }),
+      shared_(*this, launch.shared_bytes),
+      barriers_(*this),
+      copies_(*this),
+      registers_(*this),
+      waiting_(static_cast<size_t>(launch.threads)) {
+  for (int i = 0; i < launch.threads / 32; ++i)
+    warps_.emplace_back(*this, i);
+  for (int i = 0; i < launch.threads / 128; ++i)
+    warpgroups_.emplace_back(*this, i);
+  for (int i = 0; i < launch.threads; ++i)
+    runnable_.push_back(i);
+}
+
+Block& Block::current() {
+  return *running;
+}
+
+bool Block::happen() {
+  const size_t copies = copies_.under_way();
+  std::vector<Warpgroup*> ready;
+  for (Warpgroup& group : warpgroups_)
+    if (group.has_ready()) ready.push_back(&group);
+  if (copies + ready.size() == 0) return false;
+  const size_t which = draw(copies + ready.size());
+  if (which < copies)
+    copies_.advance(which);
+  else
+    ready[which - copies]->execute();
+  return true;
+}
+
+void Block::deadlock() {
+  // Threads that wait for the same thing make one line.
+  std::map<std::string, std::vector<int>> lines;
+  for (const auto& [key, threads] : blocked_) {
+    for (const int thread : threads) {
+      const Waiting& at = waiting_[static_cast<size_t>(thread)];
+      std::ostringstream text;
+      text << at.what << ' ' << at.value << ' ' << at.where << ' ' << at.id << ", at " << at.site.file << ':'
+           << at.site.line;
+      lines[text.str()].push_back(thread);
+    }
+  }
+  std::ostringstream text;
+  text << "deadlock:";
+  for (auto& [what, threads] : lines) {
+    std::ranges::sort(threads);
+    text << "\n  thread " << threads.front();
+    if (threads.size() > 1) text << " and " << threads.size() - 1 << " more up to " << threads.back();
+    text << ": waits for " << what;
+  }
+  fail_for(-1, {}, text.str());
+}
+
+void Block::run() {
+  Block* const outer = std::exchange(running, this);
+  struct Restore {
+    Block* outer;
+    ~Restore() { running = outer; }
+  } restore{outer};
+  int left = launch_.threads;
+  while (left > 0) {
+    if (runnable_.empty()) {
+      if (!happen()) deadlock();
+      continue;
+    }
+    if (draw(8) == 0 && happen()) continue;
+    const size_t pick = draw(runnable_.size());
+    const int thread = runnable_[pick];
+    fibers_.resume(thread);
+    if (failure_) std::rethrow_exception(failure_);
+    // The thread may have left the list by itself, and the list may have moved.
+    if (fibers_.ended(thread)) {
+      std::erase(runnable_, thread);
+      --left;
+    }
+  }
+  while (happen()) {
+  }
+  barriers_.check_idle_at_exit();
+}
+
+void Block::begin(const char* function, Site site) {
+  if (seen_.emplace(function, site.line).second) {
+    Call call{function, site.file, site.line};
+    if (std::ranges::find(report_.calls, call) == report_.calls.end()) report_.calls.push_back(std::move(call));
+  }
+  if (draw(16) == 0) fibers_.yield();
+}
+
+bool Block::mutated(Mutation::Kind kind, const char* function, Site site) const {
+  const auto& mutation = options_.mutation;
+  return mutation && mutation->kind == kind && mutation->call.line == site.line && mutation->call.function == function &&
+         mutation->call.file == site.file;
+}
+
+void Block::block_on(const void* key, const Waiting& waiting) {
+  const int thread = self();
+  waiting_[static_cast<size_t>(thread)] = waiting;
+  std::erase(runnable_, thread);
+  blocked_[key].push_back(thread);
+  fibers_.yield();
+}
+
+void Block::notify(const void* key) {
+  const auto found = blocked_.find(key);
+  if (found == blocked_.end()) return;
+  runnable_.insert(runnable_.end(), found->second.begin(), found->second.end());
+  blocked_.erase(found);
+}
+
+Report run(const Launch& launch, const Options& options, const std::function<void()>& kernel) {
+  if (launch.blocks < 1 || launch.threads < 32 || launch.threads > 1024 || launch.threads % 32 != 0)
+    throw std::invalid_argument("launch: expected 1 or more blocks of 32 to 1024 threads, a multiple of 32");
+  if (launch.shared_bytes > 227 * 1024)
+    throw std::invalid_argument("launch: expected at most 232448 bytes of shared memory, got " +
+                                std::to_string(launch.shared_bytes));
+  if (launch.registers * launch.threads > 65536)
+    throw std::invalid_argument("launch: " + std::to_string(launch.registers) + " registers for " +
+                                std::to_string(launch.threads) + " threads are more than 65536");
+  Report report;
+  for (int i = 0; i < launch.blocks; ++i) {
+    Block block(launch, options, i, kernel, report);
+    block.run();
+  }
+  return report;
+}
+
+}  // namespace fpsa::kernel::cuda::emulation

@@ -1,0 +1,87 @@
+#include "fpsa/kernel/cuda/tiling/work_list.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+
+#include "fpsa/base/check.h"
+
+namespace fpsa::kernel::cuda {
+namespace {
+
+// Query tiles of one head that see the same key tiles.
+struct Alike {
+  std::span<const int32_t> visible;
+  std::vector<int64_t> rows;
+};
+
+std::vector<Alike> sets_of(const pattern::BlockMask& mask, int64_t head) {
+  const auto before = [](std::span<const int32_t> a, std::span<const int32_t> b) {
+    return std::ranges::lexicographical_compare(a, b);
+  };
+  std::map<std::span<const int32_t>, size_t, decltype(before)> known(before);
+  std::vector<Alike> sets;
+  for (int64_t row = 0; row < mask.rows; ++row) {
+    const auto visible = mask.visible(head, row);
+    const auto [at, added] = known.emplace(visible, sets.size());
+    if (added) sets.push_back({visible, {}});
+    sets[at->second].rows.push_back(row);
+  }
+  return sets;
+}
+
+}  // namespace
+
+WorkList::WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries, const SegmentLayout& keys)
+    : shared(mask.heads() == 1) {
+  for (int64_t head = 0; head < mask.heads(); ++head) {
+    for (const Alike& set : sets_of(mask, head)) {
+      const size_t first = entries.size();
+      for (const int32_t tile : set.visible)
+        for (int32_t segment = keys.begin(tile); segment < keys.begin(tile + 1); ++segment)
+          entries.push_back(key_entry(segment, keys.valid(segment)));
+      entries.resize(first + (entries.size() - first + 3) / 4 * 4);
+      FPSA_CHECK(entries.size() <= std::numeric_limits<int32_t>::max(), "mask: its work list has more than 2^31 - 1 ",
+                 "entries; use larger tiles or one mask for all heads");
+      int used = kItemSegments;
+      for (const int64_t row : set.rows) {
+        for (int32_t segment = queries.begin(row); segment < queries.begin(row + 1); ++segment) {
+          if (used == kItemSegments) {
+            items.push_back({{-1, -1, -1, -1},
+                             static_cast<int32_t>(first),
+                             static_cast<int32_t>(entries.size() - first),
+                             static_cast<int32_t>(head),
+                             0});
+            used = 0;
+          }
+          items.back().query_segment[used++] = segment;
+        }
+      }
+    }
+  }
+}
+
+double waste(const WorkList& work, const pattern::BlockMask& mask, const SegmentLayout& queries,
+             const SegmentLayout& keys) {
+  double executed = 0, visible = 0;
+  for (const WorkItem& item : work.items)
+    for (int group = 0; group < 2; ++group)
+      if (item.query_segment[2 * group] >= 0) executed += 2.0 * kSegment * item.entries * kSegment;
+  const auto tokens = [](const SegmentLayout& layout, int64_t tile) {
+    int64_t count = 0;
+    for (int32_t segment = layout.begin(tile); segment < layout.begin(tile + 1); ++segment)
+      count += layout.valid(segment);
+    return static_cast<double>(count);
+  };
+  for (int64_t head = 0; head < mask.heads(); ++head) {
+    for (int64_t row = 0; row < mask.rows; ++row) {
+      double seen = 0;
+      for (const int32_t tile : mask.visible(head, row))
+        seen += tokens(keys, tile);
+      visible += seen * tokens(queries, row);
+    }
+  }
+  return visible > 0 ? executed / visible - 1 : 0;
+}
+
+}  // namespace fpsa::kernel::cuda

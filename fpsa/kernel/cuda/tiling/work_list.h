@@ -1,0 +1,67 @@
+// What one block of threads does at a time: query rows that see the same keys, and the list of those keys.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "fpsa/kernel/cuda/tiling/segments.h"
+#include "fpsa/pattern/mask.h"
+
+namespace fpsa::kernel::cuda {
+
+/// A segment of keys in a list: its index and how many of its keys exist. 0 ends a list to a whole number of blocks.
+FPSA_BOTH int32_t key_entry(int32_t segment, int valid) {
+  return segment << 6 | valid;
+}
+FPSA_BOTH int32_t entry_segment(int32_t entry) {
+  return entry >> 6;
+}
+FPSA_BOTH int entry_valid(int32_t entry) {
+  return entry & 63;
+}
+/// Whether all keys of a segment exist.
+FPSA_BOTH bool entry_full(int32_t entry) {
+  return (entry & 32) != 0;
+}
+
+/// Two groups of 64 query rows, one for each consumer warpgroup, each of two segments (-1: none).
+struct WorkItem {
+  int32_t query_segment[4];
+  int32_t first_entry, entries;  // of WorkList::entries; entries is a multiple of 4
+  int32_t head;                  // of the mask, 0 where it is shared
+  int32_t unused;
+};
+inline constexpr int kItemSegments = 4;
+
+/// The items of a mask's heads, head after head. Rows that see the same keys are taken together wherever their tiles
+/// lie, so only the last item of such a set has rows to spare: the tile order follows the window.
+struct WorkList {
+  std::vector<WorkItem> items;
+  std::vector<int32_t> entries;
+  bool shared = true;
+
+  /// Shapes    mask rows are tiles of `queries`, columns tiles of `keys`
+  /// Errors    more than 2^31 - 1 entries
+  WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries, const SegmentLayout& keys);
+};
+
+/// Executed multiply-adds / visible ones - 1, averaged over the mask's heads by their work; 0 for an empty mask.
+double waste(const WorkList& work, const pattern::BlockMask& mask, const SegmentLayout& queries,
+             const SegmentLayout& keys);
+
+/// Which item of which (batch, head) is number `index` of a launch: batches outermost, heads next, so that blocks that
+/// run at the same time read the same keys and values from L2.
+struct Place {
+  int32_t batch, head, item;
+};
+FPSA_BOTH Place place_of(int64_t index, int32_t items, int32_t heads, bool shared, const WorkItem* list) {
+  if (shared) {
+    const int64_t job = index / items;
+    return {static_cast<int32_t>(job / heads), static_cast<int32_t>(job % heads), static_cast<int32_t>(index % items)};
+  }
+  const auto item = static_cast<int32_t>(index % items);
+  return {static_cast<int32_t>(index / items), list[item].head, item};
+}
+
+}  // namespace fpsa::kernel::cuda

@@ -1,0 +1,186 @@
+// The source of attention_fwd_e4m3_sm90a on emulated instructions against the CPU reference on the same codes.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "fpsa/base/check.h"
+#include "fpsa/numeric/bf16.h"
+#include "fpsa/numeric/bounds.h"
+#include "tests/kernel/cuda/emulated_attention.h"
+#include "tests/tolerance.h"
+
+namespace fpsa::kernel::cuda {
+namespace {
+
+using pattern::Grid;
+using testing_support::EmulatedAttention;
+using testing_support::EmulatedProblem;
+using testing_support::EmulatedResult;
+
+// Tiles of 2x4x8 = 64 tokens with remainders: rows and keys straddle tiles, and some tiles are ragged.
+EmulatedProblem ragged(int64_t dim) {
+  EmulatedProblem problem;
+  problem.grid = {3, 7, 18};
+  problem.tile = {2, 4, 8};
+  problem.granularity = problem.tile;
+  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {2, 1, 2});
+  problem.dim = dim;
+  return problem;
+}
+
+void expect_close(const EmulatedAttention& attention, const EmulatedResult& got, const EmulatedResult& want,
+                  bool exact = false) {
+  const int64_t rows = attention.tokens(), dim = attention.problem().dim;
+  for (int64_t job = 0; job < attention.problem().batch * attention.problem().heads; ++job) {
+    const auto [value, score_error, keys] = attention.magnitudes(job);
+    // The bound of the CPU entries (tests/kernel/attention_fwd_test.cc): scores, exp2 within 3e-6, sums.
+    const double relative = tolerance::kAttentionF32 *
+                            (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
+    double squares = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto row = static_cast<size_t>(job * rows + i);
+      if (std::isinf(want.lse[row])) {
+        EXPECT_EQ(got.lse[row], want.lse[row]) << "row " << i;
+        EXPECT_EQ(got.row_max[row], want.row_max[row]) << "row " << i;
+      } else {
+        ASSERT_NEAR(got.lse[row], want.lse[row], relative + 1e-6 * std::abs(want.lse[row])) << "row " << i;
+        // The ceiling of a score beside an integer may be either.
+        ASSERT_NEAR(got.row_max[row], want.row_max[row], 1) << "row " << i;
+      }
+      for (int64_t d = 0; d < dim; ++d) {
+        const size_t at = row * static_cast<size_t>(dim) + static_cast<size_t>(d);
+        const double error = std::abs(static_cast<double>(got.out[at]) - want.out[at]);
+        ASSERT_LE(error, (relative + tolerance::kAttentionE4m3) * value)
+            << "job " << job << " row " << i << " channel " << d << ": expected " << want.out[at] << ", got "
+            << got.out[at];
+        squares += error * error;
+        if (exact)
+          ASSERT_NEAR(got.exact[at], want.exact[at], (relative + tolerance::kAttentionExact) * value)
+              << "exact, job " << job << " row " << i << " channel " << d;
+      }
+    }
+    EXPECT_LE(std::sqrt(squares / static_cast<double>(rows * dim)), (tolerance::kAttentionE4m3Rms + relative) * value);
+  }
+}
+
+void check(const EmulatedProblem& problem, const EmulatedAttention::RunOptions& run = {}, int seeds = 2) {
+  const EmulatedAttention attention(problem);
+  const EmulatedResult want = attention.reference();
+  for (int seed = 1; seed <= seeds; ++seed) {
+    SCOPED_TRACE(join("seed ", seed));
+    expect_close(attention, attention.emulated(run, {.seed = static_cast<uint64_t>(seed)}), want, run.exact);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, MatchesTheReferenceOnRaggedTilesAndAWindow) {
+  for (const int64_t dim : {64, 128}) {
+    SCOPED_TRACE(join("dim ", dim));
+    check(ragged(dim));
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, MatchesTheReferenceOnAllTilesWithLargeScores) {
+  EmulatedProblem problem = ragged(128);
+  problem.mask = pattern::dense(problem.grid, problem.tile);
+  problem.spread = 3;
+  check(problem);
+}
+
+TEST(AttentionFwdE4m3Sm90a, MatchesTheReferenceWithScalesThatChangeInsideASegment) {
+  for (const int64_t dim : {64, 128}) {
+    EmulatedProblem problem = ragged(dim);
+    problem.granularity = {1, 2, 4};
+    ASSERT_TRUE(EmulatedAttention(problem).column_scales());
+    check(problem);
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, GivesTheOutputWithUnroundedP) {
+  for (const bool fine : {false, true}) {
+    EmulatedProblem problem = ragged(fine ? 64 : 128);
+    if (fine) problem.granularity = {1, 2, 4};
+    check(problem, {.exact = true});
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, AddsSeveralBlocksInTheTensorCoreWhenAsked) {
+  EmulatedProblem problem = ragged(64);
+  problem.grid = {3, 7, 40};
+  problem.mask = pattern::dense(problem.grid, problem.tile);
+  problem.spread = 2;
+  check(problem, {.fold_every = 3});
+}
+
+TEST(AttentionFwdE4m3Sm90a, EveryHeadHasItsMaskAndSomeRowsSeeNothing) {
+  EmulatedProblem problem = ragged(64);
+  problem.grid = {2, 7, 18};
+  problem.batch = 2;
+  problem.heads = 2;
+  const auto tiles = pattern::tiles_per_axis(problem.grid, problem.tile).volume();
+  std::vector<uint8_t> visible(static_cast<size_t>(2 * tiles * tiles));
+  for (size_t i = 0; i < visible.size(); ++i)
+    visible[i] = i % 3 == 0 || i % 7 == 2;
+  std::fill_n(visible.begin() + 2 * tiles, tiles, uint8_t{0});
+  problem.mask = pattern::from_matrix(visible, 2, tiles, tiles);
+  check(problem, {.blocks = 3});
+}
+
+TEST(AttentionFwdE4m3Sm90a, TakesAGridSmallerThanABlock) {
+  EmulatedProblem problem = ragged(64);
+  problem.grid = {1, 1, 5};
+  problem.mask = pattern::dense(problem.grid, problem.tile);
+  check(problem, {}, 4);
+}
+
+TEST(AttentionFwdE4m3Sm90a, BitsDependNeitherOnTheSeedNorOnTheNumberOfBlocks) {
+  EmulatedProblem problem = ragged(64);
+  problem.heads = 2;
+  const EmulatedAttention attention(problem);
+  const EmulatedResult first = attention.emulated({.blocks = 1}, {.seed = 1});
+  for (int blocks = 2; blocks <= 5; ++blocks) {
+    const EmulatedResult again = attention.emulated({.blocks = blocks}, {.seed = static_cast<uint64_t>(blocks)});
+    EXPECT_EQ(again.out, first.out);
+    EXPECT_EQ(again.lse, first.lse);
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, HalfPrecisionOutputIsTheRoundedF32Output) {
+  const EmulatedAttention attention(ragged(128));
+  const EmulatedResult wide = attention.emulated({}, {});
+  for (const OutType type : {OutType::kBf16, OutType::kF16}) {
+    const EmulatedResult narrow = attention.emulated({.type = type}, {});
+    for (size_t i = 0; i < wide.out.size(); ++i) {
+      const double unit = type == OutType::kBf16 ? numeric::kBf16Epsilon : 0x1p-11;
+      ASSERT_NEAR(narrow.out[i], wide.out[i], std::abs(wide.out[i]) * unit + 0x1p-25) << i;
+    }
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, ANanInAKeyOrAScaleReachesTheRowsThatSeeIt) {
+  for (const bool in_scale : {false, true}) {
+    EmulatedProblem problem = ragged(64);
+    problem.grid = {2, 4, 32};  // 4 tiles of 64
+    problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {1, 1, 2});
+    EmulatedAttention attention(problem);
+    if (in_scale)
+      std::fill_n(attention.k_scale.begin(), 64, std::numeric_limits<float>::quiet_NaN());
+    else
+      attention.k[64 * 5 + 3] = numeric::kE4m3Nan;
+    const EmulatedResult got = attention.emulated({}, {}), want = attention.reference();
+    int64_t bad = 0;
+    for (size_t i = 0; i < want.lse.size(); ++i) {
+      EXPECT_EQ(std::isnan(got.lse[i]), std::isnan(want.lse[i])) << i;
+      EXPECT_EQ(std::isnan(got.row_max[i]), std::isnan(want.row_max[i])) << i;
+      EXPECT_EQ(std::isnan(got.out[i * 64]), std::isnan(want.out[i * 64])) << i;
+      bad += std::isnan(want.lse[i]);
+    }
+    EXPECT_EQ(bad, 128);
+  }
+}
+
+}  // namespace
+}  // namespace fpsa::kernel::cuda
