@@ -28,19 +28,17 @@ inline constexpr float kLowest = -__builtin_huge_valf();
 inline constexpr float kCodeBits = 8.0f;  // P's codes are of 2^8 P: exact, and covers the most of all powers of two
 inline constexpr float kResidue = 32.0f;  // a code's error is at most 8, so 2^5 times it is a code again
 
-/// A stage of the ring and the parity of its phase: what waits for a filled stage waits for `parity`, what waits for a
-/// free one for the other.
+/// The number of a block of keys since the kernel began gives its stage and the parity of its phase there. Who waits for
+/// a filled stage waits for `parity`, who waits for a free one for the other.
 template <int kStages>
-struct RingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  FPSA_DEVICE void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+FPSA_DEVICE int stage_of(int number) {
+  static_assert((kStages & (kStages - 1)) == 0, "so that one counter in a register serves for both");
+  return number & (kStages - 1);
+}
+template <int kStages>
+FPSA_DEVICE uint32_t parity_of(int number) {
+  return static_cast<uint32_t>(number / kStages) & 1;
+}
 
 /// Addresses of the barriers. "Full" ends a phase when bytes have landed, "free" when all readers are done.
 struct Barriers {
@@ -79,7 +77,8 @@ template <AttentionTiling kTiling>
 FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers) {
   constexpr SharedMap kMap = shared_map(kTiling);
   constexpr int kSegments = kTiling.keys / kSegment, kDim = kTiling.dim;
-  RingPlace<kTiling.stages> ring;
+  constexpr int kStages = kTiling.stages;
+  int number = 0;
   uint32_t query_parity[kConsumers] = {};
   const int64_t total = int64_t{p.item_count} * p.batch * (p.shared_mask ? p.heads : 1);
   for (int64_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
@@ -100,23 +99,24 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
                          (job * p.query_segments + segment) * kSegment, barriers.queries_full(group));
       }
     }
-    for (int at = 0; at < item.entries; at += kSegments) {
+    for (int at = 0; at < item.entries; at += kSegments, ++number) {
       const int32_t* entries = p.entries + item.first_entry + at;
-      ptx::mbarrier_wait(barriers.keys_free(ring.stage), ring.parity ^ 1);
-      ptx::mbarrier_arrive_expect_tx(barriers.keys_full(ring.stage), kMap.key_bytes + kMap.scale_bytes);
+      const int stage = stage_of<kStages>(number);
+      const uint32_t free_parity = parity_of<kStages>(number) ^ 1;
+      ptx::mbarrier_wait(barriers.keys_free(stage), free_parity);
+      ptx::mbarrier_arrive_expect_tx(barriers.keys_full(stage), kMap.key_bytes + kMap.scale_bytes);
       FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
         const int segment = job * p.key_segments + entry_segment(entries[s]);
-        ptx::copy_box_2d(memory + kMap.keys + ring.stage * kMap.key_bytes + s * kSegment * kDim, p.k, 0,
-                         segment * kSegment, barriers.keys_full(ring.stage));
-        ptx::copy_bytes(memory + kMap.scales + ring.stage * kMap.scale_bytes + s * kSegment * 4,
-                        p.k_scale + int64_t{segment} * kSegment, kSegment * 4, barriers.keys_full(ring.stage));
+        ptx::copy_box_2d(memory + kMap.keys + stage * kMap.key_bytes + s * kSegment * kDim, p.k, 0,
+                         segment * kSegment, barriers.keys_full(stage));
+        ptx::copy_bytes(memory + kMap.scales + stage * kMap.scale_bytes + s * kSegment * 4,
+                        p.k_scale + int64_t{segment} * kSegment, kSegment * 4, barriers.keys_full(stage));
       }
-      ptx::mbarrier_wait(barriers.values_free(ring.stage), ring.parity ^ 1);
-      ptx::mbarrier_arrive_expect_tx(barriers.values_full(ring.stage), kMap.value_bytes);
+      ptx::mbarrier_wait(barriers.values_free(stage), free_parity);
+      ptx::mbarrier_arrive_expect_tx(barriers.values_full(stage), kMap.value_bytes);
       FPSA_UNROLL for (int s = 0; s < kSegments; ++s)
-        ptx::copy_box_3d(memory + kMap.values + ring.stage * kMap.value_bytes + s * kSegment * kDim, p.v, 0, 0,
-                         job * p.key_segments + entry_segment(entries[s]), barriers.values_full(ring.stage));
-      ring.advance();
+        ptx::copy_box_3d(memory + kMap.values + stage * kMap.value_bytes + s * kSegment * kDim, p.v, 0, 0,
+                         job * p.key_segments + entry_segment(entries[s]), barriers.values_full(stage));
     }
   }
 }
@@ -125,7 +125,7 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
 template <AttentionTiling kTiling>
 struct Consumer {
   static constexpr SharedMap kMap = shared_map(kTiling);
-  static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment;
+  static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment, kStages = kTiling.stages;
   static constexpr ptx::Swizzle kRowSwizzle = kDim == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64;
   // The exact output's registers leave no room for scores beside a product's sums.
   static constexpr bool kOverlap = !kTiling.exact;
@@ -140,10 +140,15 @@ struct Consumer {
 
   float scores[kTiling.keys / 2], sums[kDim / 2], out[kDim / 2], exact[kTiling.exact ? kDim / 2 : 1];
   uint32_t codes[kSegments][4], residues[kTiling.exact ? kSegments : 1][4];
-  float m[2], m_codes[2], m_out[2], sum[2], factor[2];  // of the thread's two rows
-  RingPlace<kTiling.stages> keys_at, values_at;
+  // Of the thread's two rows: m, the row sum, log2 of a score per unit, and the powers of two that bring the row sum, and
+  // `out` at its next fold, to the m of the codes.
+  float m[2], sum[2], factor[2], rescale_sum[2], rescale_out[2];
+  int number = 0;  // of the block of keys
   uint32_t query_parity = 0;
   bool paired = false;  // the other group works on this item too
+
+  FPSA_DEVICE Consumer(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
+      : p(p), memory(memory), barriers(barriers), group(thread / 128 - 1), thread(thread % 128) {}
 
   // Readers are done with something: each warp says so once, after its last thread.
   FPSA_DEVICE void release(ptx::SharedAddress barrier) {
@@ -161,15 +166,16 @@ struct Consumer {
 
   FPSA_DEVICE void issue_scores() {
     const ptx::SharedAddress q = memory + kMap.queries + group * kMap.query_bytes;
-    const ptx::SharedAddress k = memory + kMap.keys + keys_at.stage * kMap.key_bytes;
+    const ptx::SharedAddress k = memory + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes;
     FPSA_UNROLL for (int at = 0; at < kDim; at += 32)
       ptx::wgmma_e4m3(scores, ptx::matrix_descriptor(q + at, kRowSwizzle, 8 * kDim),
                       ptx::matrix_descriptor(k + at, kRowSwizzle, 8 * kDim), at > 0);
     ptx::wgmma_commit();
   }
 
-  FPSA_DEVICE void issue_values(const uint32_t (&p_codes)[kSegments][4], bool accumulate) {
-    const ptx::SharedAddress v = memory + kMap.values + values_at.stage * kMap.value_bytes;
+  /// Of block `at` of the ring.
+  FPSA_DEVICE void issue_values(const uint32_t (&p_codes)[kSegments][4], int at, bool accumulate) {
+    const ptx::SharedAddress v = memory + kMap.values + stage_of<kStages>(at) * kMap.value_bytes;
     FPSA_UNROLL for (int s = 0; s < kSegments; ++s)
       ptx::wgmma_e4m3(sums, p_codes[s], ptx::matrix_descriptor(v + s * kSegment * kDim, ptx::Swizzle::k32, 8 * kSegment),
                       s > 0 || accumulate);
@@ -187,7 +193,7 @@ struct Consumer {
 
   /// Scores become 2^8 P; m and the sums move on.
   FPSA_DEVICE void softmax() {
-    const ptx::SharedAddress scales = memory + kMap.scales + keys_at.stage * kMap.scale_bytes;
+    const ptx::SharedAddress scales = memory + kMap.scales + stage_of<kStages>(number) * kMap.scale_bytes;
     float scale[kSegments];
     if constexpr (kTiling.column_scales) {
       FPSA_UNROLL for (int j = 0; j < kTiling.keys / 8; ++j) {
@@ -199,8 +205,7 @@ struct Consumer {
     } else {
       FPSA_UNROLL for (int s = 0; s < kSegments; ++s) scale[s] = ptx::load_shared<float>(scales + s * kSegment * 4);
     }
-    release(barriers.keys_free(keys_at.stage));
-    keys_at.advance();
+    release(barriers.keys_free(stage_of<kStages>(number)));
 
     FPSA_UNROLL for (int half = 0; half < 2; ++half) {
       // Factors are positive, so the largest product belongs to the largest score of its segment.
@@ -230,7 +235,8 @@ struct Consumer {
           added += score;
         }
       }
-      sum[half] = ptx::fused_multiply_add(sum[half], power_of_two(before - m[half]), added);
+      rescale_sum[half] = power_of_two(before - m[half]);
+      sum[half] = ptx::fused_multiply_add(sum[half], rescale_sum[half], added);
     }
   }
 
@@ -251,70 +257,76 @@ struct Consumer {
         }
       }
     }
-    FPSA_UNROLL for (int half = 0; half < 2; ++half) m_codes[half] = m[half];
   }
 
-  /// into = into 2^(m_out - m_codes) + sums weight: both relative to m_codes afterwards.
+  /// Adds the tensor core's sums to F32 registers, which go over to the m of the codes that the sums are of.
   template <int kCount>
-  FPSA_DEVICE void fold(float (&into)[kCount], float weight) {
-    FPSA_UNROLL for (int half = 0; half < 2; ++half) {
-      const float scale = power_of_two(m_out[half] - m_codes[half]);
-      FPSA_UNROLL for (int i = 0; i < kCount; ++i)
-        if (i / 2 % 2 == half)
-          into[i] = ptx::fused_multiply_add(into[i], scale, weight == 1.0f ? sums[i] : sums[i] * weight);
-    }
+  FPSA_DEVICE void fold(float (&into)[kCount]) {
+    FPSA_UNROLL for (int i = 0; i < kCount; ++i)
+      into[i] = ptx::fused_multiply_add(into[i], rescale_out[i / 2 % 2], sums[i]);
   }
 
-  /// The block's P V is under way: waits for it and takes it over. `last` ends a chain of blocks in the tensor core.
-  FPSA_DEVICE void finish_values(bool last) {
+  /// P V of block `at` is under way: waits for it and takes it over. `last` ends a chain of blocks in the tensor core.
+  FPSA_DEVICE void finish_values(int at, bool last) {
     ptx::wgmma_wait<0>();
     ptx::pin(sums);
-    if (last) fold(out, 1.0f);
+    if (last) fold(out);
     if constexpr (kTiling.exact) {
-      fold(exact, 1.0f);
+      fold(exact);
       ptx::wgmma_fence();
-      issue_values(residues, false);
+      issue_values(residues, at, false);
       ptx::wgmma_wait<0>();
       ptx::pin(sums);
       FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) exact[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, exact[i]);
     }
-    release(barriers.values_free(values_at.stage));
-    values_at.advance();
-    if (last) {
-      FPSA_UNROLL for (int half = 0; half < 2; ++half) m_out[half] = m_codes[half];
-    } else if (ptx::any_in_warp(m[0] != m_codes[0] || m[1] != m_codes[1])) {
-      // The chain goes on under another m.
-      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) sums[i] *= power_of_two(m_codes[i / 2 % 2] - m[i / 2 % 2]);
-    }
+    release(barriers.values_free(stage_of<kStages>(at)));
   }
 
+  /// m has moved since the codes of the sums: says so to the next fold or, inside a chain, to the sums.
+  FPSA_DEVICE void follow_m(bool folded) {
+    if (kTiling.fold_every > 1 && !folded && ptx::any_in_warp(rescale_sum[0] != 1.0f || rescale_sum[1] != 1.0f)) {
+      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) sums[i] *= rescale_sum[i / 2 % 2];
+    }
+    FPSA_UNROLL for (int half = 0; half < 2; ++half)
+      rescale_out[half] = folded ? rescale_sum[half] : rescale_out[half] * rescale_sum[half];
+  }
+
+  /// Block `block` of the item, and P V of the block before it.
   template <bool kFirst>
-  FPSA_DEVICE void step(const int32_t* entries, int block, int blocks) {
+  FPSA_DEVICE void step(const int32_t* entries, int block, bool last) {
+    constexpr bool kBoth = kOverlap && !kFirst;
     bool full = true;
     FPSA_UNROLL for (int s = 0; s < kSegments; ++s) full = full && entry_full(entries[s]);
     take_turn();
-    ptx::mbarrier_wait(barriers.keys_full(keys_at.stage), keys_at.parity);
-    if constexpr (kOverlap && !kFirst) ptx::mbarrier_wait(barriers.values_full(values_at.stage), values_at.parity);
+    ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(number)), parity_of<kStages>(number));
+    if constexpr (kBoth) wait_for_values(number - 1);
     ptx::wgmma_fence();
     issue_scores();
-    if constexpr (kOverlap && !kFirst) issue_values(codes, (block - 1) % kTiling.fold_every != 0);
-    if (group == 0 || block + 1 < blocks) pass_turn();
-    ptx::wgmma_wait<kOverlap && !kFirst ? 1 : 0>();
+    if constexpr (kBoth) issue_values(codes, number - 1, (block - 1) % kTiling.fold_every != 0);
+    if (group == 0 || !last) pass_turn();
+    ptx::wgmma_wait<kBoth ? 1 : 0>();
     ptx::pin(scores);
-    if (block + 1 == blocks) release(barriers.queries_free(group));
+    if (last) release(barriers.queries_free(group));
     if (!full) mask(entries);
     softmax();
-    if constexpr (kOverlap && !kFirst) finish_values(block % kTiling.fold_every == 0);
+    const bool folded = kFirst || block % kTiling.fold_every == 0;
+    if constexpr (kBoth) finish_values(number - 1, folded);
+    follow_m(folded);
     encode();
-    if constexpr (!kOverlap) finish_block(block);
+    if constexpr (!kOverlap) finish_block(number, block);
+    ++number;
   }
 
-  /// P V of a block with nothing beside it.
-  FPSA_DEVICE void finish_block(int block) {
-    ptx::mbarrier_wait(barriers.values_full(values_at.stage), values_at.parity);
+  FPSA_DEVICE void wait_for_values(int at) {
+    ptx::mbarrier_wait(barriers.values_full(stage_of<kStages>(at)), parity_of<kStages>(at));
+  }
+
+  /// P V of block `at` of the ring with nothing beside it.
+  FPSA_DEVICE void finish_block(int at, int block) {
+    wait_for_values(at);
     ptx::wgmma_fence();
-    issue_values(codes, block % kTiling.fold_every != 0);
-    finish_values(true);
+    issue_values(codes, at, block % kTiling.fold_every != 0);
+    finish_values(at, true);
   }
 
   /// Rows of an accumulator, scaled, to their places.
@@ -389,7 +401,7 @@ struct Consumer {
       const int slot = slot_of(fragment_row(thread, half), item);
       factor[half] =
           slot < 0 ? 0.0f : p.log2_factor * p.q_scale[(int64_t{job} * p.query_segments) * kSegment + slot];
-      m[half] = m_out[half] = kLowest;
+      m[half] = kLowest;
       sum[half] = 0;
     }
     FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) out[i] = 0;
@@ -400,13 +412,11 @@ struct Consumer {
 
   /// An item without rows for this group: it only lets the stages go by.
   FPSA_DEVICE void stand_by(int blocks) {
-    for (int block = 0; block < blocks; ++block) {
-      ptx::mbarrier_wait(barriers.keys_full(keys_at.stage), keys_at.parity);
-      release(barriers.keys_free(keys_at.stage));
-      keys_at.advance();
-      ptx::mbarrier_wait(barriers.values_full(values_at.stage), values_at.parity);
-      release(barriers.values_free(values_at.stage));
-      values_at.advance();
+    for (const int end = number + blocks; number < end; ++number) {
+      ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(number)), parity_of<kStages>(number));
+      release(barriers.keys_free(stage_of<kStages>(number)));
+      wait_for_values(number);
+      release(barriers.values_free(stage_of<kStages>(number)));
     }
   }
 
@@ -427,9 +437,10 @@ struct Consumer {
         if (group == 1) pass_turn();
         ptx::mbarrier_wait(barriers.queries_full(group), query_parity);
         query_parity ^= 1;
-        step<true>(entries, 0, blocks);
-        for (int block = 1; block < blocks; ++block) step<false>(entries + block * kSegments, block, blocks);
-        if constexpr (kOverlap) finish_block(blocks - 1);
+        step<true>(entries, 0, blocks == 1);
+        for (int block = 1; block < blocks; ++block)
+          step<false>(entries + block * kSegments, block, block + 1 == blocks);
+        if constexpr (kOverlap) finish_block(number - 1, blocks - 1);
       }
       finish_item(place, job, item);
     }
@@ -466,7 +477,7 @@ FPSA_DEVICE void attention_fwd_e4m3_sm90a(const AttentionFwdParams& p) {
     if (thread < ptx::kWarpThreads && ptx::elect_one()) produce<kTiling>(p, memory, barriers);
   } else {
     ptx::set_max_registers_raise<kConsumerRegisters>();
-    Consumer<kTiling>{p, memory, barriers, thread / 128 - 1, thread % 128}.run();
+    Consumer<kTiling>(p, memory, barriers, thread).run();
   }
 }
 

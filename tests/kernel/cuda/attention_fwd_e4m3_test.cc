@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "fpsa/base/check.h"
-#include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/bounds.h"
+#include "fpsa/numeric/e4m3.h"
 #include "tests/kernel/cuda/emulated_attention.h"
 #include "tests/tolerance.h"
 
@@ -29,6 +29,12 @@ EmulatedProblem ragged(int64_t dim) {
   problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {2, 1, 2});
   problem.dim = dim;
   return problem;
+}
+
+emulation::Options seeded(int seed) {
+  emulation::Options options;
+  options.seed = static_cast<uint64_t>(seed);
+  return options;
 }
 
 void expect_close(const EmulatedAttention& attention, const EmulatedResult& got, const EmulatedResult& want,
@@ -57,9 +63,10 @@ void expect_close(const EmulatedAttention& attention, const EmulatedResult& got,
             << "job " << job << " row " << i << " channel " << d << ": expected " << want.out[at] << ", got "
             << got.out[at];
         squares += error * error;
-        if (exact)
+        if (exact) {
           ASSERT_NEAR(got.exact[at], want.exact[at], (relative + tolerance::kAttentionExact) * value)
               << "exact, job " << job << " row " << i << " channel " << d;
+        }
       }
     }
     EXPECT_LE(std::sqrt(squares / static_cast<double>(rows * dim)), (tolerance::kAttentionE4m3Rms + relative) * value);
@@ -71,7 +78,7 @@ void check(const EmulatedProblem& problem, const EmulatedAttention::RunOptions& 
   const EmulatedResult want = attention.reference();
   for (int seed = 1; seed <= seeds; ++seed) {
     SCOPED_TRACE(join("seed ", seed));
-    expect_close(attention, attention.emulated(run, {.seed = static_cast<uint64_t>(seed)}), want, run.exact);
+    expect_close(attention, attention.emulated(run, seeded(seed)), want, run.exact);
     if (testing::Test::HasFatalFailure()) return;
   }
 }
@@ -140,9 +147,9 @@ TEST(AttentionFwdE4m3Sm90a, BitsDependNeitherOnTheSeedNorOnTheNumberOfBlocks) {
   EmulatedProblem problem = ragged(64);
   problem.heads = 2;
   const EmulatedAttention attention(problem);
-  const EmulatedResult first = attention.emulated({.blocks = 1}, {.seed = 1});
+  const EmulatedResult first = attention.emulated({.blocks = 1}, seeded(1));
   for (int blocks = 2; blocks <= 5; ++blocks) {
-    const EmulatedResult again = attention.emulated({.blocks = blocks}, {.seed = static_cast<uint64_t>(blocks)});
+    const EmulatedResult again = attention.emulated({.blocks = blocks}, seeded(blocks));
     EXPECT_EQ(again.out, first.out);
     EXPECT_EQ(again.lse, first.lse);
   }

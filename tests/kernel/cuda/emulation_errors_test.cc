@@ -24,7 +24,9 @@ std::string error_of(const std::function<void()>& kernel, Launch launch = {.thre
   std::string message;
   for (uint64_t seed = 1; seed <= 5; ++seed) {
     try {
-      emulation::run(launch, {.seed = seed}, kernel);
+      emulation::Options options;
+      options.seed = seed;
+      emulation::run(launch, options, kernel);
       return "none with seed " + std::to_string(seed);
     } catch (const emulation::Error& error) {
       message = error.what();
@@ -85,12 +87,11 @@ TEST(EmulationErrors, AMissingArrivalIsADeadlockThatNamesTheBarrier) {
 TEST(EmulationErrors, TooManyArrivals) {
   expect_error(error_of([] {
                  make_barrier(1);
-                 if (thread_index() == 0) load(32);
-                 sync_block();
-                 if (thread_index() == 1) mbarrier_arrive(kBarrier), mbarrier_arrive(kBarrier);
-                 mbarrier_wait(kBarrier, 0);
-               }, {.threads = 64, .shared_bytes = 8192}),
-               {"arrival 2 at barrier 0"});
+                 if (thread_index() != 0) return;
+                 mbarrier_arrive_expect_tx(kBarrier, 16);
+                 mbarrier_arrive(kBarrier);
+               }),
+               {"arrival 2 at barrier 0, whose phase 0 has 1"});
 }
 
 TEST(EmulationErrors, TheSameParityTwice) {
@@ -252,6 +253,8 @@ TEST(EmulationErrors, AWarpgroupThatDiverges) {
   expect_error(product_error([](auto& d, auto& a) {
                  wgmma_fence();
                  wgmma_e4m3(d, a, kOperand + (thread_index() == 77 ? 16 : 0), false);
+                 wgmma_commit();
+                 wgmma_wait<0>();
                }),
                {"warpgroup diverges"});
 }

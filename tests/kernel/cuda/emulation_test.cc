@@ -311,7 +311,9 @@ TEST(Accumulators, TruncationKeepsTheBitsItSays) {
   const auto a_bytes = k_major(a, Swizzle::k32, 0, false), b_bytes = k_major(b, Swizzle::k32, 0, false);
   for (const auto& [bits, want] : {std::pair(0, 1.0f + 31 * 0x1p-14f), std::pair(14, 1.0f + 31 * 0x1p-14f), std::pair(13, 1.0f)}) {
     float got = 0;
-    emulation::run(warpgroup_launch(), {.accumulator_bits = bits}, [&] {
+    Options options;
+    options.accumulator_bits = bits;
+    emulation::run(warpgroup_launch(), options, [&] {
       fill_shared(0, a_bytes);
       fill_shared(16384, b_bytes);
       float d[32];

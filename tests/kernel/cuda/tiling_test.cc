@@ -8,7 +8,6 @@
 #include "fpsa/kernel/cuda/tiling/attention_tiling.h"
 #include "fpsa/kernel/cuda/tiling/pack.h"
 #include "fpsa/kernel/cuda/tiling/work_list.h"
-#include "tests/error_of.h"
 
 namespace fpsa::kernel::cuda {
 namespace {

@@ -11,7 +11,7 @@ namespace fpsa::kernel::cuda {
 struct AttentionTiling {
   int dim = 128;               // 64 or 128
   int keys = 128;              // of a block: a multiple of 64
-  int stages = 4;              // blocks of keys and values in shared memory
+  int stages = 4;              // blocks of keys and values in shared memory, a power of two
   int fold_every = 1;          // blocks that the tensor cores add up before the sum goes to F32 registers
   bool column_scales = false;  // K's scale changes inside a segment
   bool exact = false;          // also the output with unrounded P
@@ -60,7 +60,7 @@ FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact)
   AttentionTiling tiling;
   tiling.dim = dim;
   tiling.keys = exact ? 64 : 128;
-  tiling.stages = exact ? 6 : 4;
+  tiling.stages = exact ? 8 : 4;
   tiling.column_scales = column_scales;
   tiling.exact = exact;
   return tiling;
