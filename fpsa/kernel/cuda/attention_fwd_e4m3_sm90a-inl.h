@@ -78,23 +78,20 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
   constexpr SharedMap kMap = shared_map(kTiling);
   constexpr int kSegments = kTiling.keys / kSegment, kDim = kTiling.dim;
   constexpr int kStages = kTiling.stages;
-  int number = 0;
-  uint32_t query_parity[kConsumers] = {};
-  const int64_t total = int64_t{p.item_count} * p.batch * (p.shared_mask ? p.heads : 1);
-  for (int64_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
+  int number = 0, item_number = 0;
+  const int32_t total = p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
+  for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
     const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
     const WorkItem& item = p.items[place.item];
-    if (item.entries == 0) continue;
     const int job = place.batch * p.heads + place.head;
+    const uint32_t queries_free_parity = static_cast<uint32_t>(item_number++ & 1) ^ 1;
     FPSA_UNROLL for (int group = 0; group < kConsumers; ++group) {
-      if (item.query_segment[2 * group] < 0) continue;
-      ptx::mbarrier_wait(barriers.queries_free(group), query_parity[group] ^ 1);
-      query_parity[group] ^= 1;
+      ptx::mbarrier_wait(barriers.queries_free(group), queries_free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.queries_full(group), kMap.query_bytes);
       FPSA_UNROLL for (int part = 0; part < 2; ++part) {
-        // A group without a second segment computes its first one twice.
+        // Where there is no segment, the item's first one: every item fills and frees the same barriers.
         const int listed = item.query_segment[2 * group + part];
-        const int segment = listed < 0 ? item.query_segment[2 * group] : listed;
+        const int segment = listed < 0 ? item.query_segment[0] : listed;
         ptx::copy_box_2d(memory + kMap.queries + group * kMap.query_bytes + part * kSegment * kDim, p.q, 0,
                          (job * p.query_segments + segment) * kSegment, barriers.queries_full(group));
       }
@@ -127,9 +124,7 @@ struct Consumer {
   static constexpr SharedMap kMap = shared_map(kTiling);
   static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment, kStages = kTiling.stages;
   static constexpr ptx::Swizzle kRowSwizzle = kDim == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64;
-  // The exact output's registers leave no room for scores beside a product's sums.
-  static constexpr bool kOverlap = !kTiling.exact;
-  static_assert(!kTiling.exact || kTiling.fold_every == 1, "each block's two products share one set of sums");
+  static_assert(!kTiling.exact || kTiling.fold_every == 1, "a block's two products use the same sums");
   static_assert(kMap.bytes <= kMaxSharedBytes, "what a block of threads may have");
   static_assert(kDim == 64 || kDim == 128, "a row of codes is one row of a swizzle");
 
@@ -138,13 +133,12 @@ struct Consumer {
   const Barriers& barriers;
   const int group, thread;  // of the block's consumers, of the warpgroup
 
-  float scores[kTiling.keys / 2], sums[kDim / 2], out[kDim / 2], exact[kTiling.exact ? kDim / 2 : 1];
+  float scores[kTiling.keys / 2], sums[kDim / 2], out[kDim / 2];
   uint32_t codes[kSegments][4], residues[kTiling.exact ? kSegments : 1][4];
   // Of the thread's two rows: m, the row sum, log2 of a score per unit, and the powers of two that bring the row sum, and
   // `out` at its next fold, to the m of the codes.
   float m[2], sum[2], factor[2], rescale_sum[2], rescale_out[2];
   int number = 0;  // of the block of keys
-  uint32_t query_parity = 0;
   bool paired = false;  // the other group works on this item too
 
   FPSA_DEVICE Consumer(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
@@ -165,8 +159,8 @@ struct Consumer {
   }
 
   FPSA_DEVICE void issue_scores() {
-    const ptx::SharedAddress q = memory + kMap.queries + group * kMap.query_bytes;
-    const ptx::SharedAddress k = memory + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes;
+    const ptx::SharedAddress base = ptx::opaque(memory), q = base + kMap.queries + group * kMap.query_bytes;
+    const ptx::SharedAddress k = base + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes;
     FPSA_UNROLL for (int at = 0; at < kDim; at += 32)
       ptx::wgmma_e4m3(scores, ptx::matrix_descriptor(q + at, kRowSwizzle, 8 * kDim),
                       ptx::matrix_descriptor(k + at, kRowSwizzle, 8 * kDim), at > 0);
@@ -175,7 +169,7 @@ struct Consumer {
 
   /// Of block `at` of the ring.
   FPSA_DEVICE void issue_values(const uint32_t (&p_codes)[kSegments][4], int at, bool accumulate) {
-    const ptx::SharedAddress v = memory + kMap.values + stage_of<kStages>(at) * kMap.value_bytes;
+    const ptx::SharedAddress v = ptx::opaque(memory) + kMap.values + stage_of<kStages>(at) * kMap.value_bytes;
     FPSA_UNROLL for (int s = 0; s < kSegments; ++s)
       ptx::wgmma_e4m3(sums, p_codes[s], ptx::matrix_descriptor(v + s * kSegment * kDim, ptx::Swizzle::k32, 8 * kSegment),
                       s > 0 || accumulate);
@@ -259,25 +253,21 @@ struct Consumer {
     }
   }
 
-  /// Adds the tensor core's sums to F32 registers, which go over to the m of the codes that the sums are of.
-  template <int kCount>
-  FPSA_DEVICE void fold(float (&into)[kCount]) {
-    FPSA_UNROLL for (int i = 0; i < kCount; ++i)
-      into[i] = ptx::fused_multiply_add(into[i], rescale_out[i / 2 % 2], sums[i]);
-  }
-
   /// P V of block `at` is under way: waits for it and takes it over. `last` ends a chain of blocks in the tensor core.
   FPSA_DEVICE void finish_values(int at, bool last) {
     ptx::wgmma_wait<0>();
     ptx::pin(sums);
-    if (last) fold(out);
+    if (last) {
+      // The F32 registers go over to the m of the codes that the sums are of.
+      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i)
+        out[i] = ptx::fused_multiply_add(out[i], rescale_out[i / 2 % 2], sums[i]);
+    }
     if constexpr (kTiling.exact) {
-      fold(exact);
       ptx::wgmma_fence();
       issue_values(residues, at, false);
       ptx::wgmma_wait<0>();
       ptx::pin(sums);
-      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) exact[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, exact[i]);
+      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) out[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, out[i]);
     }
     release(barriers.values_free(stage_of<kStages>(at)));
   }
@@ -291,29 +281,28 @@ struct Consumer {
       rescale_out[half] = folded ? rescale_sum[half] : rescale_out[half] * rescale_sum[half];
   }
 
-  /// Block `block` of the item, and P V of the block before it.
+  /// The block of keys whose entries begin at `entry`, the item's number `block`; and P V of the block before it.
   template <bool kFirst>
-  FPSA_DEVICE void step(const int32_t* entries, int block, bool last) {
-    constexpr bool kBoth = kOverlap && !kFirst;
+  FPSA_DEVICE void step(int32_t entry, int block, bool last) {
+    const int32_t* entries = p.entries + entry;
     bool full = true;
     FPSA_UNROLL for (int s = 0; s < kSegments; ++s) full = full && entry_full(entries[s]);
     take_turn();
     ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(number)), parity_of<kStages>(number));
-    if constexpr (kBoth) wait_for_values(number - 1);
+    if constexpr (!kFirst) wait_for_values(number - 1);
     ptx::wgmma_fence();
     issue_scores();
-    if constexpr (kBoth) issue_values(codes, number - 1, (block - 1) % kTiling.fold_every != 0);
+    if constexpr (!kFirst) issue_values(codes, number - 1, (block - 1) % kTiling.fold_every != 0);
     if (group == 0 || !last) pass_turn();
-    ptx::wgmma_wait<kBoth ? 1 : 0>();
+    ptx::wgmma_wait<kFirst ? 0 : 1>();
     ptx::pin(scores);
     if (last) release(barriers.queries_free(group));
     if (!full) mask(entries);
     softmax();
     const bool folded = kFirst || block % kTiling.fold_every == 0;
-    if constexpr (kBoth) finish_values(number - 1, folded);
+    if constexpr (!kFirst) finish_values(number - 1, folded);
     follow_m(folded);
     encode();
-    if constexpr (!kOverlap) finish_block(number, block);
     ++number;
   }
 
@@ -330,9 +319,8 @@ struct Consumer {
   }
 
   /// Rows of an accumulator, scaled, to their places.
-  template <int kCount>
-  FPSA_DEVICE void store(const OutView& to, const float (&values)[kCount], const Place& place, const float (&weight)[2],
-                         const float* v_scale, const WorkItem& item) {
+  FPSA_DEVICE void store(const Place& place, const float (&weight)[2], const float* v_scale, const WorkItem& item) {
+    const OutView& to = p.out;
     const int64_t base = place.batch * to.batch_stride + place.head * to.head_stride;
     const ptx::SharedAddress staging = memory + kMap.staging + group * kMap.staging_bytes;
     const int lane = thread % 32, first_row = thread / 32 * 16;
@@ -341,8 +329,8 @@ struct Consumer {
       uint32_t packed[4];
       FPSA_UNROLL for (int i = 0; i < 4; ++i) {
         const int column = 8 * (j + i / 2) + fragment_column(thread), at = 4 * (j + i / 2) + 2 * (i % 2);
-        const float low = values[at] * weight[i % 2] * v_scale[column];
-        const float high = values[at + 1] * weight[i % 2] * v_scale[column + 1];
+        const float low = out[at] * weight[i % 2] * v_scale[column];
+        const float high = out[at + 1] * weight[i % 2] * v_scale[column + 1];
         packed[i] = to.type == OutType::kF16 ? ptx::f16x2(low, high) : ptx::bf16x2(low, high);
         const int row = row_of(fragment_row(thread, i % 2), item);
         if (to.type == OutType::kF32 && row >= 0) {
@@ -377,7 +365,11 @@ struct Consumer {
     return slot < 0 ? -1 : p.row_of_slot[slot];
   }
 
-  FPSA_DEVICE void finish_item(const Place& place, int job, const WorkItem& item) {
+  // Its place and its rows are found again rather than kept in registers beside the products.
+  FPSA_DEVICE void finish_item(int32_t index) {
+    const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+    const WorkItem& item = p.items[place.item];
+    const int job = place.batch * p.heads + place.head;
     float weight[2];
     FPSA_UNROLL for (int half = 0; half < 2; ++half) {
       FPSA_UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) sum[half] += ptx::shuffle_xor(sum[half], lanes);
@@ -392,8 +384,7 @@ struct Consumer {
         p.lse[at] = item.entries > 0 ? (top - kCodeBits + ptx::log2_approx(sum[half])) * 0.69314718056f : kLowest;
     }
     const float* v_scale = p.v_scale + int64_t{job} * kDim;
-    store(p.out, out, place, weight, v_scale, item);
-    if constexpr (kTiling.exact) store(p.exact, exact, place, weight, v_scale, item);
+    store(place, weight, v_scale, item);
   }
 
   FPSA_DEVICE void start_item(int job, const WorkItem& item) {
@@ -405,9 +396,6 @@ struct Consumer {
       sum[half] = 0;
     }
     FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) out[i] = 0;
-    if constexpr (kTiling.exact) {
-      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) exact[i] = 0;
-    }
   }
 
   /// An item without rows for this group: it only lets the stages go by.
@@ -421,28 +409,30 @@ struct Consumer {
   }
 
   FPSA_DEVICE void run() {
-    const int64_t total = int64_t{p.item_count} * p.batch * (p.shared_mask ? p.heads : 1);
-    for (int64_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
+    const int32_t total = p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
+    for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
       const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
       const WorkItem& item = p.items[place.item];
-      const int job = place.batch * p.heads + place.head, blocks = item.entries / kSegments;
-      const int32_t* entries = p.entries + item.first_entry;
-      if (item.query_segment[2 * group] < 0) {
+      const int blocks = item.entries / kSegments;
+      // The parity is that of the number of items before; a counter would cost a register.
+      ptx::mbarrier_wait(barriers.queries_full(group), static_cast<uint32_t>(index / ptx::grid_blocks() & 1));
+      const bool idle = item.query_segment[2 * group] < 0;
+      if (idle || blocks == 0) release(barriers.queries_free(group));
+      if (idle) {
         stand_by(blocks);
         continue;
       }
-      start_item(job, item);
+      start_item(place.batch * p.heads + place.head, item);
       if (blocks > 0) {
         paired = item.query_segment[2 * (1 - group)] >= 0;
         if (group == 1) pass_turn();
-        ptx::mbarrier_wait(barriers.queries_full(group), query_parity);
-        query_parity ^= 1;
-        step<true>(entries, 0, blocks == 1);
-        for (int block = 1; block < blocks; ++block)
-          step<false>(entries + block * kSegments, block, block + 1 == blocks);
-        if constexpr (kOverlap) finish_block(number - 1, blocks - 1);
+        const int32_t first = item.first_entry, last = first + (blocks - 1) * kSegments;
+        step<true>(first, 0, first == last);
+        for (int32_t entry = first + kSegments; entry <= last; entry += kSegments)
+          step<false>(entry, (entry - first) / kSegments, entry == last);
+        finish_block(number - 1, (last - first) / kSegments);
       }
-      finish_item(place, job, item);
+      finish_item(static_cast<int32_t>(ptx::opaque(static_cast<uint32_t>(index))));
     }
   }
 };

@@ -19,13 +19,14 @@ struct OutView {
 
 /// Attention forward on E4M3 codes: the contract of kernel/attention.h (e4m3 entries) for all heads of a batch at once.
 ///   Shapes    q, k codes [B,H,slots,D]; v codes [B,H,segments,D,32]; q_scale, k_scale [B,H,slots]; v_scale [B,H,D];
-///             row_of_slot [query slots]; lse, row_max [B,H,L], raster order, or null; exact as out, or null data
+///             row_of_slot [query slots]; lse, row_max [B,H,L], raster order, or null
 ///   Layout    slots and segments: tiling/segments.h; the 32 values of a segment and channel in the order of
 ///             value_place(). Boxes of the maps: q, k {D, 32} bytes of a rank-2 array with swizzle D; v {32, D, 1} with
 ///             swizzle 32
-///   Requires  slots without a token: codes 0, scales finite. Without column scales, k_scale is constant in a segment
+///   Requires  items of all heads and batches fewer than 2^31; slots without a token: codes 0, scales finite. Without column scales, k_scale is constant in a segment
 ///   Numerics  as the contract, with m = the running ceil(max S2); E4M3 products add up in the tensor core over
-///             fold_every blocks of keys, then in F32. `exact` has P as the sum of two E4M3 codes, 8 bits in all
+///             fold_every blocks of keys, then in F32. The `exact` instantiations write the exact output of the
+///             contract to out, with P as the sum of two E4M3 codes, 8 bits in all
 ///   Threads   deterministic: a row's bits do not depend on the number of blocks of the launch
 struct AttentionFwdParams {
   ptx::TensorMap q, k, v;
@@ -39,7 +40,7 @@ struct AttentionFwdParams {
   int64_t queries = 0;                           // L
   bool shared_mask = true;
   float log2_factor = 0;  // log2(e) softmax_scale
-  OutView out, exact;
+  OutView out;
   float *lse = nullptr, *row_max = nullptr;
 };
 

@@ -58,15 +58,11 @@ void expect_close(const EmulatedAttention& attention, const EmulatedResult& got,
       }
       for (int64_t d = 0; d < dim; ++d) {
         const size_t at = row * static_cast<size_t>(dim) + static_cast<size_t>(d);
-        const double error = std::abs(static_cast<double>(got.out[at]) - want.out[at]);
-        ASSERT_LE(error, (relative + tolerance::kAttentionE4m3) * value)
-            << "job " << job << " row " << i << " channel " << d << ": expected " << want.out[at] << ", got "
-            << got.out[at];
+        const double left = exact ? want.exact[at] : want.out[at], right = exact ? got.exact[at] : got.out[at];
+        const double error = std::abs(right - left);
+        ASSERT_LE(error, (relative + (exact ? tolerance::kAttentionExact : tolerance::kAttentionE4m3)) * value)
+            << "job " << job << " row " << i << " channel " << d << ": expected " << left << ", got " << right;
         squares += error * error;
-        if (exact) {
-          ASSERT_NEAR(got.exact[at], want.exact[at], (relative + tolerance::kAttentionExact) * value)
-              << "exact, job " << job << " row " << i << " channel " << d;
-        }
       }
     }
     EXPECT_LE(std::sqrt(squares / static_cast<double>(rows * dim)), (tolerance::kAttentionE4m3Rms + relative) * value);

@@ -205,7 +205,7 @@ EmulatedResult EmulatedAttention::emulated(const RunOptions& run, const emulatio
     pack_scales(layout_, q_scale.data() + job * rows, q_scales.data + job * slots);
     pack_scales(layout_, k_scale.data() + job * rows, k_scales.data + job * slots);
   }
-  Cells out(jobs * rows, dim, run.type), exact(run.exact ? jobs * rows : 0, dim, run.type);
+  Cells out(jobs * rows, dim, run.type);
   EmulatedResult result;
   result.lse.assign(static_cast<size_t>(jobs * rows), kGuard);
   result.row_max = result.lse;
@@ -234,15 +234,12 @@ EmulatedResult EmulatedAttention::emulated(const RunOptions& run, const emulatio
   params.shared_mask = work_.shared;
   params.log2_factor = static_cast<float>(std::numbers::log2e) * head(0).softmax_scale;
   params.out = {out.start(), run.type, problem_.heads * rows * out.pitch(), rows * out.pitch(), out.pitch()};
-  if (run.exact)
-    params.exact = {exact.start(), run.type, problem_.heads * rows * exact.pitch(), rows * exact.pitch(), exact.pitch()};
   params.lse = result.lse.data();
   params.row_max = result.row_max.data();
   const emulation::Report made = dim == 128 ? run_dim<128>(params, column_scales_, run, options)
                                             : run_dim<64>(params, column_scales_, run, options);
   if (report) *report = made;
-  result.out = out.take();
-  if (run.exact) result.exact = exact.take();
+  (run.exact ? result.exact : result.out) = out.take();
   return result;
 }
 

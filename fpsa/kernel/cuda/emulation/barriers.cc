@@ -101,8 +101,12 @@ void Barriers::named(int barrier, int threads, bool wait, Site site) {
   if (at.arrived == 0) at.threads = threads;
   if (at.threads != threads)
     block_.fail(site, "named barrier ", barrier, " of ", threads, " threads, which others use with ", at.threads);
+  const auto thread = static_cast<size_t>(block_.self());
+  if (at.who[thread]) block_.fail(site, "arrives twice at named barrier ", barrier, " before the others have come");
+  at.who.set(thread);
   const uint64_t generation = at.generation;
   if (++at.arrived == threads) {
+    at.who.reset();
     at.arrived = 0;
     ++at.generation;
     block_.notify(&at);

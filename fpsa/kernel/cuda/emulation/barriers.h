@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <utility>
@@ -48,6 +49,7 @@ class Barriers {
   struct Named {
     int threads = 0, arrived = 0;
     uint64_t generation = 0;
+    std::bitset<1024> who;
   };
   Mbarrier& find(uint32_t address, Site site);
   void end_phase_if_complete(uint32_t address, Mbarrier& barrier);

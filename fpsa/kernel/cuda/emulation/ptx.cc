@@ -203,6 +203,9 @@ float ceiling(float x) {
 float divide(float a, float b) {
   return a / b;
 }
+uint32_t opaque(uint32_t x) {
+  return x;
+}
 uint32_t bits_of(float x) {
   return std::bit_cast<uint32_t>(x);
 }

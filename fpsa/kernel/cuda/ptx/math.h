@@ -29,6 +29,13 @@ FPSA_PTX(float ceiling(float x), { return ceilf(x); })
 /// a / b rounded to nearest.
 FPSA_PTX(float divide(float a, float b), { return __fdiv_rn(a, b); })
 
+/// x, of which the compiler does not know that it is x: what depends on it is computed here and not ahead of a loop,
+/// where registers are scarcer than additions.
+FPSA_PTX(uint32_t opaque(uint32_t x), {
+  asm volatile("" : "+r"(x));
+  return x;
+})
+
 FPSA_PTX(uint32_t bits_of(float x), { return __float_as_uint(x); })
 FPSA_PTX(float float_of(uint32_t bits), { return __uint_as_float(bits); })
 

@@ -14,7 +14,7 @@ struct AttentionTiling {
   int stages = 4;              // blocks of keys and values in shared memory, a power of two
   int fold_every = 1;          // blocks that the tensor cores add up before the sum goes to F32 registers
   bool column_scales = false;  // K's scale changes inside a segment
-  bool exact = false;          // also the output with unrounded P
+  bool exact = false;          // the output with unrounded P
   int polynomial = 1;          // of 16 exponentials, those on FMA units instead of the special function unit
 
   bool operator==(const AttentionTiling&) const = default;
@@ -55,7 +55,8 @@ FPSA_BOTH SharedMap shared_map(const AttentionTiling& tiling) {
 }
 
 /// The instantiation for a problem. Column scales are for granularities that leave a segment with more than one scale;
-/// the exact output needs registers that blocks of 64 keys leave.
+/// the exact output, a launch of its own, has codes of what rounding P left as well, for which blocks of 64 keys leave
+/// registers.
 FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact) {
   AttentionTiling tiling;
   tiling.dim = dim;

@@ -55,13 +55,12 @@ double waste(const WorkList& work, const pattern::BlockMask& mask, const Segment
 struct Place {
   int32_t batch, head, item;
 };
-FPSA_BOTH Place place_of(int64_t index, int32_t items, int32_t heads, bool shared, const WorkItem* list) {
+FPSA_BOTH Place place_of(int32_t index, int32_t items, int32_t heads, bool shared, const WorkItem* list) {
   if (shared) {
-    const int64_t job = index / items;
-    return {static_cast<int32_t>(job / heads), static_cast<int32_t>(job % heads), static_cast<int32_t>(index % items)};
+    const int32_t job = index / items;
+    return {job / heads, job % heads, index % items};
   }
-  const auto item = static_cast<int32_t>(index % items);
-  return {static_cast<int32_t>(index / items), list[item].head, item};
+  return {index / items, list[index % items].head, index % items};
 }
 
 }  // namespace fpsa::kernel::cuda

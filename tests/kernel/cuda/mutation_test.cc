@@ -1,0 +1,119 @@
+// The tests of the emulated kernel can fail: every line of it that synchronises is dropped, every wait gets the other
+// parity, every product swaps two registers of its fragment, one at a time, and each fault must be noticed.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+
+#include "fpsa/base/check.h"
+#include "tests/kernel/cuda/emulated_attention.h"
+
+namespace fpsa::kernel::cuda {
+namespace {
+
+using emulation::Call;
+using emulation::Mutation;
+using testing_support::EmulatedAttention;
+using testing_support::EmulatedProblem;
+using testing_support::EmulatedResult;
+
+// Small, yet each block of threads takes several items with several blocks of keys, ragged ones and an odd one out.
+EmulatedProblem small_problem() {
+  EmulatedProblem problem;
+  problem.grid = {2, 6, 40};
+  problem.tile = {2, 4, 8};
+  problem.granularity = problem.tile;
+  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {1, 2, 4});
+  problem.heads = 2;
+  problem.dim = 64;
+  return problem;
+}
+
+EmulatedAttention::RunOptions run_options() {
+  EmulatedAttention::RunOptions run;
+  run.blocks = 1;
+  return run;
+}
+
+// Whether one of a few seeds ends in an error or in other bits than the kernel's.
+bool noticed(const EmulatedAttention& attention, const EmulatedResult& right, const Mutation& mutation) {
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    emulation::Options options;
+    options.seed = seed;
+    options.mutation = mutation;
+    try {
+      const EmulatedResult got = attention.emulated(run_options(), options);
+      if (got.out != right.out || got.lse != right.lse || got.row_max != right.row_max) return true;
+    } catch (const emulation::Error&) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string name_of(const Call& call) {
+  return join(call.function, " in ", call.file.substr(call.file.rfind('/') + 1), ":", call.line);
+}
+
+class Mutations : public testing::Test {
+ protected:
+  Mutations() : attention_(small_problem()) { right_ = attention_.emulated(run_options(), {}, &report_); }
+
+  // Every call of these functions, mutated, must be noticed; returns how many there were.
+  int all_noticed(Mutation::Kind kind, const std::set<std::string>& functions) {
+    int count = 0;
+    for (const Call& call : report_.calls) {
+      if (!functions.contains(call.function)) continue;
+      ++count;
+      EXPECT_TRUE(noticed(attention_, right_, {kind, call})) << name_of(call);
+    }
+    return count;
+  }
+
+  EmulatedAttention attention_;
+  emulation::Report report_;
+  EmulatedResult right_;
+};
+
+TEST_F(Mutations, NothingChangesWithoutOne) {
+  Call elsewhere{"mbarrier_wait", "nowhere", 1};
+  EXPECT_FALSE(noticed(attention_, right_, {Mutation::Kind::kDrop, elsewhere}));
+}
+
+TEST_F(Mutations, EveryDroppedBarrierAndArrivalIsNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"mbarrier_init", "mbarrier_arrive", "mbarrier_arrive_expect_tx",
+                                                "mbarrier_wait", "barrier_arrive", "sync_block"}),
+            15);
+}
+
+TEST_F(Mutations, EveryDroppedFenceAndWaitOfTheProductsIsNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
+                        {"fence_barrier_init", "fence_proxy_async", "wgmma_fence", "wgmma_commit", "wgmma_wait"}),
+            8);
+}
+
+TEST_F(Mutations, EveryDroppedCopyOrProductIsNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
+                        {"copy_box_2d", "copy_box_3d", "copy_bytes", "wgmma_e4m3", "store_matrix_x4"}),
+            7);
+}
+
+TEST_F(Mutations, EveryFlippedPhaseIsNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kFlip, {"mbarrier_wait"}), 6);
+}
+
+TEST_F(Mutations, TwoSwappedRegistersOfAFragmentAreNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kSwap, {"wgmma_e4m3"}), 2);
+}
+
+TEST_F(Mutations, AGroupThatDoesNotWaitForItsTurnIsNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"barrier_sync"}), 1);
+}
+
+TEST_F(Mutations, TheWarpsMeetBeforeTheyLetGo) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"sync_warp"}), 3);
+}
+
+}  // namespace
+}  // namespace fpsa::kernel::cuda
