@@ -324,7 +324,7 @@ struct Consumer {
     const int64_t base = place.batch * to.batch_stride + place.head * to.head_stride;
     const ptx::SharedAddress staging = memory + kMap.staging + group * kMap.staging_bytes;
     const int lane = thread % 32, first_row = thread / 32 * 16;
-    ptx::sync_warp();  // rows of the last use have been read
+    // Rows of the last item have been read: its warp has met in release() since.
     FPSA_UNROLL for (int j = 0; j < kDim / 8; j += 2) {
       uint32_t packed[4];
       FPSA_UNROLL for (int i = 0; i < 4; ++i) {

@@ -210,16 +210,12 @@ EmulatedResult EmulatedAttention::emulated(const RunOptions& run, const emulatio
   result.lse.assign(static_cast<size_t>(jobs * rows), kGuard);
   result.row_max = result.lse;
 
-  const auto d = static_cast<uint64_t>(dim);
-  const ptx::Swizzle swizzle = dim == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64;
-  const auto rows_of = [&](const void* data) {
-    return ptx::TensorMap{{data, 2, 1, {d, static_cast<uint64_t>(jobs * slots)}, {1, d}, {static_cast<uint32_t>(dim), kSegment}, swizzle}};
-  };
+  const AttentionMaps maps = attention_maps(q_packed.data, k_packed.data, v_packed.data, static_cast<int>(dim), jobs,
+                                            segments, segments);
   AttentionFwdParams params;
-  params.q = rows_of(q_packed.data);
-  params.k = rows_of(k_packed.data);
-  params.v = {{v_packed.data, 3, 1, {kSegment, d, static_cast<uint64_t>(jobs * segments)}, {1, kSegment, kSegment * d},
-               {kSegment, static_cast<uint32_t>(dim), 1}, ptx::Swizzle::k32}};
+  params.q = {maps.q};
+  params.k = {maps.k};
+  params.v = {maps.v};
   params.q_scale = q_scales.data;
   params.k_scale = k_scales.data;
   params.v_scale = v_scale.data();

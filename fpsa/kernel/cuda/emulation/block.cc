@@ -30,13 +30,15 @@ Block::Block(const Launch& launch, const Options& options, int index, const std:
       barriers_(*this),
       copies_(*this),
       registers_(*this),
+      runnable_(static_cast<size_t>(launch.threads / 32)),
+      runnable_count_(launch.threads),
       waiting_(static_cast<size_t>(launch.threads)) {
   for (int i = 0; i < launch.threads / 32; ++i)
     warps_.emplace_back(*this, i);
   for (int i = 0; i < launch.threads / 128; ++i)
     warpgroups_.emplace_back(*this, i);
   for (int i = 0; i < launch.threads; ++i)
-    runnable_.push_back(i);
+    runnable_[static_cast<size_t>(i / 32)].push_back(i);
 }
 
 Block& Block::current() {
@@ -80,6 +82,21 @@ void Block::deadlock() {
   fail_for(-1, {}, text.str());
 }
 
+int Block::choose() {
+  if (picks_++ % 256 == 0) {
+    favoured_warp_ = static_cast<int>(draw(runnable_.size()));
+    starved_thread_ = static_cast<int>(draw(static_cast<uint64_t>(launch_.threads)));
+    calm_ = uint64_t{2} << draw(6);
+  }
+  for (int attempt = 0;; ++attempt) {
+    const bool favour = attempt == 0 && draw(4) != 0;
+    const auto& warp = runnable_[favour ? static_cast<size_t>(favoured_warp_) : draw(runnable_.size())];
+    if (warp.empty()) continue;
+    const int thread = warp[draw(warp.size())];
+    if (thread != starved_thread_ || runnable_count_ == 1) return thread;
+  }
+}
+
 void Block::run() {
   Block* const outer = std::exchange(running, this);
   struct Restore {
@@ -88,18 +105,17 @@ void Block::run() {
   } restore{outer};
   int left = launch_.threads;
   while (left > 0) {
-    if (runnable_.empty()) {
+    if (runnable_count_ == 0) {
       if (!happen()) deadlock();
       continue;
     }
-    if (draw(8) == 0 && happen()) continue;
-    const size_t pick = draw(runnable_.size());
-    const int thread = runnable_[pick];
+    if (draw(calm_) == 0 && happen()) continue;
+    const int thread = choose();
     fibers_.resume(thread);
     if (failure_) std::rethrow_exception(failure_);
-    // The thread may have left the list by itself, and the list may have moved.
     if (fibers_.ended(thread)) {
-      std::erase(runnable_, thread);
+      std::erase(runnable_[static_cast<size_t>(thread / 32)], thread);
+      --runnable_count_;
       --left;
     }
   }
@@ -125,7 +141,8 @@ bool Block::mutated(Mutation::Kind kind, const char* function, Site site) const 
 void Block::block_on(const void* key, const Waiting& waiting) {
   const int thread = self();
   waiting_[static_cast<size_t>(thread)] = waiting;
-  std::erase(runnable_, thread);
+  std::erase(runnable_[static_cast<size_t>(thread / 32)], thread);
+  --runnable_count_;
   blocked_[key].push_back(thread);
   fibers_.yield();
 }
@@ -133,7 +150,9 @@ void Block::block_on(const void* key, const Waiting& waiting) {
 void Block::notify(const void* key) {
   const auto found = blocked_.find(key);
   if (found == blocked_.end()) return;
-  runnable_.insert(runnable_.end(), found->second.begin(), found->second.end());
+  for (const int thread : found->second)
+    runnable_[static_cast<size_t>(thread / 32)].push_back(thread);
+  runnable_count_ += static_cast<int>(found->second.size());
   blocked_.erase(found);
 }
 

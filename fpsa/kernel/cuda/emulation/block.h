@@ -77,6 +77,7 @@ class Block {
   }
 
  private:
+  int choose();   // the thread that goes on
   bool happen();  // something that is under way; false when nothing is
   [[noreturn]] void deadlock();
 
@@ -94,7 +95,12 @@ class Block {
   std::vector<Warp> warps_;
   std::vector<Warpgroup> warpgroups_;
   RegisterPool registers_;
-  std::vector<int> runnable_;
+  std::vector<std::vector<int>> runnable_;  // by warp
+  int runnable_count_ = 0;
+  // Who is favoured, who is kept back and how seldom something that is under way happens, for a while each: so that
+  // a producer runs far ahead, a lane falls far behind, a copy takes long.
+  int favoured_warp_ = 0, starved_thread_ = 0;
+  uint64_t calm_ = 8, picks_ = 0;
   std::map<const void*, std::vector<int>> blocked_;
   std::vector<Waiting> waiting_;  // by thread
   std::exception_ptr failure_;
