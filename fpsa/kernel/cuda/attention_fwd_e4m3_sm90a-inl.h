@@ -207,17 +207,12 @@ struct Consumer {
       FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
         float segment_top = kLowest;
         FPSA_UNROLL for (int i = 0; i < 16; ++i)
-          if (i / 2 % 2 == half) segment_top = segment_top > scores[16 * s + i] ? segment_top : scores[16 * s + i];
-        const float here = segment_top * (factor[half] * scale[s]);
-        top = top > here ? top : here;
+          if (i / 2 % 2 == half) segment_top = ptx::max_number(segment_top, scores[16 * s + i]);
+        top = ptx::max_number(top, segment_top * (factor[half] * scale[s]));
       }
-      FPSA_UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) {
-        const float other = ptx::shuffle_xor(top, lanes);
-        top = top > other ? top : other;
-      }
+      FPSA_UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) top = ptx::max_number(top, ptx::shuffle_xor(top, lanes));
       const float before = m[half];
-      top = ptx::ceiling(top);
-      m[half] = before > top ? before : top;
+      m[half] = ptx::max_number(before, ptx::ceiling(top));
       float added = 0;
       FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
         const float to_log2 = factor[half] * scale[s], shift = kCodeBits - m[half];
@@ -376,7 +371,7 @@ struct Consumer {
       weight[half] = item.entries > 0 ? ptx::divide(1.0f, sum[half]) : 0.0f;
       const int row = row_of(fragment_row(thread, half), item);
       if (thread % 4 != 0 || row < 0) continue;
-      // A NaN among the scores is lost in m, which compares, but not in the sum.
+      // A NaN among the scores is lost in m but not in the sum.
       const float top = sum[half] == sum[half] ? m[half] : sum[half];
       const int64_t at = job * p.queries + row;
       if (p.row_max) p.row_max[at] = top;

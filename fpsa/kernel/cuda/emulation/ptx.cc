@@ -191,6 +191,9 @@ float exp2_approx(float x) {
 float log2_approx(float x) {
   return std::log2(x);
 }
+float max_number(float a, float b) {
+  return std::fmax(a, b);
+}
 float max_nan(float a, float b) {
   return std::isnan(a) || std::isnan(b) ? NAN : std::fmax(a, b);
 }

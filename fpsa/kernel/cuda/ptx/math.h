@@ -17,7 +17,9 @@ FPSA_PTX(float log2_approx(float x), {
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 })
-/// The larger one; NaN if either is, where max() would take the other.
+/// The larger one; the other where one is NaN.
+FPSA_PTX(float max_number(float a, float b), { return fmaxf(a, b); })
+/// The larger one; NaN if either is.
 FPSA_PTX(float max_nan(float a, float b), {
   float y;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
