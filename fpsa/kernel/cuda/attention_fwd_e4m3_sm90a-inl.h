@@ -15,6 +15,7 @@
 #pragma once
 
 #include "fpsa/kernel/cuda/attention_fwd_e4m3_sm90a.h"
+#include "fpsa/kernel/cuda/attention_parts-inl.h"
 #include "fpsa/kernel/cuda/ptx/barrier.h"
 #include "fpsa/kernel/cuda/ptx/copy.h"
 #include "fpsa/kernel/cuda/ptx/math.h"
@@ -24,54 +25,8 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-inline constexpr float kLowest = -__builtin_huge_valf();
 inline constexpr float kCodeBits = 8.0f;  // P's codes are of 2^8 P: exact, and covers the most of all powers of two
 inline constexpr float kResidue = 32.0f;  // a code's error is at most 8, so 2^5 times it is a code again
-
-/// The number of a block of keys since the kernel began gives its stage and the parity of its phase there. Who waits for
-/// a filled stage waits for `parity`, who waits for a free one for the other.
-template <int kStages>
-FPSA_DEVICE int stage_of(int number) {
-  static_assert((kStages & (kStages - 1)) == 0, "so that one counter in a register serves for both");
-  return number & (kStages - 1);
-}
-template <int kStages>
-FPSA_DEVICE uint32_t parity_of(int number) {
-  return static_cast<uint32_t>(number / kStages) & 1;
-}
-
-/// Addresses of the barriers. "Full" ends a phase when bytes have landed, "free" when all readers are done.
-struct Barriers {
-  ptx::SharedAddress base;
-  int stages;
-  FPSA_DEVICE ptx::SharedAddress at(int index) const {
-    return base + static_cast<uint32_t>(index) * ptx::kBarrierBytes;
-  }
-  FPSA_DEVICE ptx::SharedAddress keys_full(int stage) const { return at(stage); }
-  FPSA_DEVICE ptx::SharedAddress keys_free(int stage) const { return at(stages + stage); }
-  FPSA_DEVICE ptx::SharedAddress values_full(int stage) const { return at(2 * stages + stage); }
-  FPSA_DEVICE ptx::SharedAddress values_free(int stage) const { return at(3 * stages + stage); }
-  FPSA_DEVICE ptx::SharedAddress queries_full(int group) const { return at(4 * stages + group); }
-  FPSA_DEVICE ptx::SharedAddress queries_free(int group) const { return at(4 * stages + kConsumers + group); }
-};
-
-/// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf too.
-FPSA_DEVICE float power_of_two(float d) {
-  return d < -126.0f ? 0.0f : ptx::float_of(static_cast<uint32_t>(static_cast<int>(d) + 127) << 23);
-}
-
-/// 2^x on FMA units: x = n + f with |f| <= 1/2, a polynomial of degree 4 within 3e-6 of 2^f, times 2^n. NaN stays NaN.
-FPSA_DEVICE float exp2_polynomial(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer, which its low bits then hold
-  x = ptx::max_nan(x, -126.0f);
-  const float shifted = x + kRound;
-  const float f = x - (shifted - kRound);
-  float y = ptx::fused_multiply_add(f, 0x1.3997d6p-7f, 0x1.ca1444p-5f);
-  y = ptx::fused_multiply_add(f, y, 0x1.ec06dap-3f);
-  y = ptx::fused_multiply_add(f, y, 0x1.62e0dcp-1f);
-  y = ptx::fused_multiply_add(f, y, 0x1.ffffe8p-1f);
-  return y * ptx::float_of((ptx::bits_of(shifted) << 23) + 0x3f800000u);
-}
 
 template <AttentionTiling kTiling>
 FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers) {
@@ -85,10 +40,12 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
     const WorkItem& item = p.items[place.item];
     const int job = place.batch * p.heads + place.head;
     const uint32_t queries_free_parity = static_cast<uint32_t>(item_number++ & 1) ^ 1;
-    FPSA_UNROLL for (int group = 0; group < kConsumers; ++group) {
+    FPSA_UNROLL
+    for (int group = 0; group < kConsumers; ++group) {
       ptx::mbarrier_wait(barriers.queries_free(group), queries_free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.queries_full(group), kMap.query_bytes);
-      FPSA_UNROLL for (int part = 0; part < 2; ++part) {
+      FPSA_UNROLL
+      for (int part = 0; part < 2; ++part) {
         // Where there is no segment, the item's first one: every item fills and frees the same barriers.
         const int listed = item.query_segment[2 * group + part];
         const int segment = listed < 0 ? item.query_segment[0] : listed;
@@ -102,16 +59,18 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
       const uint32_t free_parity = parity_of<kStages>(number) ^ 1;
       ptx::mbarrier_wait(barriers.keys_free(stage), free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.keys_full(stage), kMap.key_bytes + kMap.scale_bytes);
-      FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s) {
         const int segment = job * p.key_segments + entry_segment(entries[s]);
-        ptx::copy_box_2d(memory + kMap.keys + stage * kMap.key_bytes + s * kSegment * kDim, p.k, 0,
-                         segment * kSegment, barriers.keys_full(stage));
+        ptx::copy_box_2d(memory + kMap.keys + stage * kMap.key_bytes + s * kSegment * kDim, p.k, 0, segment * kSegment,
+                         barriers.keys_full(stage));
         ptx::copy_bytes(memory + kMap.scales + stage * kMap.scale_bytes + s * kSegment * 4,
                         p.k_scale + int64_t{segment} * kSegment, kSegment * 4, barriers.keys_full(stage));
       }
       ptx::mbarrier_wait(barriers.values_free(stage), free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.values_full(stage), kMap.value_bytes);
-      FPSA_UNROLL for (int s = 0; s < kSegments; ++s)
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s)
         ptx::copy_box_3d(memory + kMap.values + stage * kMap.value_bytes + s * kSegment * kDim, p.v, 0, 0,
                          job * p.key_segments + entry_segment(entries[s]), barriers.values_full(stage));
     }
@@ -135,10 +94,10 @@ struct Consumer {
 
   float scores[kTiling.keys / 2], sums[kDim / 2], out[kDim / 2];
   uint32_t codes[kSegments][4], residues[kTiling.exact ? kSegments : 1][4];
-  // Of the thread's two rows: m, the row sum, log2 of a score per unit, and the powers of two that bring the row sum, and
-  // `out` at its next fold, to the m of the codes.
+  // Of the thread's two rows: m, the row sum, log2 of a score per unit, and the powers of two that bring the row sum,
+  // and `out` at its next fold, to the m of the codes.
   float m[2], sum[2], factor[2], rescale_sum[2], rescale_out[2];
-  int number = 0;  // of the block of keys
+  int number = 0;       // of the block of keys
   bool paired = false;  // the other group works on this item too
 
   FPSA_DEVICE Consumer(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
@@ -161,7 +120,8 @@ struct Consumer {
   FPSA_DEVICE void issue_scores() {
     const ptx::SharedAddress base = ptx::opaque(memory), q = base + kMap.queries + group * kMap.query_bytes;
     const ptx::SharedAddress k = base + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes;
-    FPSA_UNROLL for (int at = 0; at < kDim; at += 32)
+    FPSA_UNROLL
+    for (int at = 0; at < kDim; at += 32)
       ptx::wgmma_e4m3(scores, ptx::matrix_descriptor(q + at, kRowSwizzle, 8 * kDim),
                       ptx::matrix_descriptor(k + at, kRowSwizzle, 8 * kDim), at > 0);
     ptx::wgmma_commit();
@@ -170,17 +130,21 @@ struct Consumer {
   /// Of block `at` of the ring.
   FPSA_DEVICE void issue_values(const uint32_t (&p_codes)[kSegments][4], int at, bool accumulate) {
     const ptx::SharedAddress v = ptx::opaque(memory) + kMap.values + stage_of<kStages>(at) * kMap.value_bytes;
-    FPSA_UNROLL for (int s = 0; s < kSegments; ++s)
-      ptx::wgmma_e4m3(sums, p_codes[s], ptx::matrix_descriptor(v + s * kSegment * kDim, ptx::Swizzle::k32, 8 * kSegment),
+    FPSA_UNROLL
+    for (int s = 0; s < kSegments; ++s)
+      ptx::wgmma_e4m3(sums, p_codes[s],
+                      ptx::matrix_descriptor(v + s * kSegment * kDim, ptx::Swizzle::k32, 8 * kSegment),
                       s > 0 || accumulate);
     ptx::wgmma_commit();
   }
 
   /// Scores of keys that do not exist become -inf. Entries are the block's.
   FPSA_DEVICE void mask(const int32_t* entries) {
-    FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
+    FPSA_UNROLL
+    for (int s = 0; s < kSegments; ++s) {
       const int left = entry_valid(entries[s]) - fragment_column(thread);
-      FPSA_UNROLL for (int i = 0; i < 16; ++i)
+      FPSA_UNROLL
+      for (int i = 0; i < 16; ++i)
         if (i / 4 * 8 + i % 2 >= left) scores[16 * s + i] = kLowest;
     }
   }
@@ -190,33 +154,46 @@ struct Consumer {
     const ptx::SharedAddress scales = memory + kMap.scales + stage_of<kStages>(number) * kMap.scale_bytes;
     float scale[kSegments];
     if constexpr (kTiling.column_scales) {
-      FPSA_UNROLL for (int j = 0; j < kTiling.keys / 8; ++j) {
+      FPSA_UNROLL
+      for (int j = 0; j < kTiling.keys / 8; ++j) {
         const auto pair = ptx::load_shared<uint64_t>(scales + (8 * j + fragment_column(thread)) * 4);
-        FPSA_UNROLL for (int i = 0; i < 4; ++i)
+        FPSA_UNROLL
+        for (int i = 0; i < 4; ++i)
           scores[4 * j + i] *= ptx::float_of(static_cast<uint32_t>(i % 2 ? pair >> 32 : pair));
       }
-      FPSA_UNROLL for (int s = 0; s < kSegments; ++s) scale[s] = 1.0f;
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s)
+        scale[s] = 1.0f;
     } else {
-      FPSA_UNROLL for (int s = 0; s < kSegments; ++s) scale[s] = ptx::load_shared<float>(scales + s * kSegment * 4);
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s)
+        scale[s] = ptx::load_shared<float>(scales + s * kSegment * 4);
     }
     release(barriers.keys_free(stage_of<kStages>(number)));
 
-    FPSA_UNROLL for (int half = 0; half < 2; ++half) {
+    FPSA_UNROLL
+    for (int half = 0; half < 2; ++half) {
       // Factors are positive, so the largest product belongs to the largest score of its segment.
       float top = kLowest;
-      FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s) {
         float segment_top = kLowest;
-        FPSA_UNROLL for (int i = 0; i < 16; ++i)
+        FPSA_UNROLL
+        for (int i = 0; i < 16; ++i)
           if (i / 2 % 2 == half) segment_top = ptx::max_number(segment_top, scores[16 * s + i]);
         top = ptx::max_number(top, segment_top * (factor[half] * scale[s]));
       }
-      FPSA_UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) top = ptx::max_number(top, ptx::shuffle_xor(top, lanes));
+      FPSA_UNROLL
+      for (int lanes = 1; lanes < 4; lanes *= 2)
+        top = ptx::max_number(top, ptx::shuffle_xor(top, lanes));
       const float before = m[half];
       m[half] = ptx::max_number(before, ptx::ceiling(top));
       float added = 0;
-      FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s) {
         const float to_log2 = factor[half] * scale[s], shift = kCodeBits - m[half];
-        FPSA_UNROLL for (int i = 0; i < 16; ++i) {
+        FPSA_UNROLL
+        for (int i = 0; i < 16; ++i) {
           if (i / 2 % 2 != half) continue;
           float& score = scores[16 * s + i];
           const float x = ptx::fused_multiply_add(score, to_log2, shift);
@@ -231,8 +208,10 @@ struct Consumer {
 
   /// Scores, now 2^8 P, become codes in the order of A's registers, and the codes of what rounding left.
   FPSA_DEVICE void encode() {
-    FPSA_UNROLL for (int s = 0; s < kSegments; ++s) {
-      FPSA_UNROLL for (int r = 0; r < 4; ++r) {
+    FPSA_UNROLL
+    for (int s = 0; s < kSegments; ++s) {
+      FPSA_UNROLL
+      for (int r = 0; r < 4; ++r) {
         // Register 2 g + h holds, of row h, both scores of 8-key groups 2 g and 2 g + 1.
         const float* score = scores + 16 * s + 8 * (r / 2) + 2 * (r % 2);
         const uint32_t low = ptx::e4m3x2(score[0], score[1]), high = ptx::e4m3x2(score[4], score[5]);
@@ -254,7 +233,8 @@ struct Consumer {
     ptx::pin(sums);
     if (last) {
       // The F32 registers go over to the m of the codes that the sums are of.
-      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i)
+      FPSA_UNROLL
+      for (int i = 0; i < kDim / 2; ++i)
         out[i] = ptx::fused_multiply_add(out[i], rescale_out[i / 2 % 2], sums[i]);
     }
     if constexpr (kTiling.exact) {
@@ -262,7 +242,9 @@ struct Consumer {
       issue_values(residues, at, false);
       ptx::wgmma_wait<0>();
       ptx::pin(sums);
-      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) out[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, out[i]);
+      FPSA_UNROLL
+      for (int i = 0; i < kDim / 2; ++i)
+        out[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, out[i]);
     }
     release(barriers.values_free(stage_of<kStages>(at)));
   }
@@ -270,9 +252,12 @@ struct Consumer {
   /// m has moved since the codes of the sums: says so to the next fold or, inside a chain, to the sums.
   FPSA_DEVICE void follow_m(bool folded) {
     if (kTiling.fold_every > 1 && !folded && ptx::any_in_warp(rescale_sum[0] != 1.0f || rescale_sum[1] != 1.0f)) {
-      FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) sums[i] *= rescale_sum[i / 2 % 2];
+      FPSA_UNROLL
+      for (int i = 0; i < kDim / 2; ++i)
+        sums[i] *= rescale_sum[i / 2 % 2];
     }
-    FPSA_UNROLL for (int half = 0; half < 2; ++half)
+    FPSA_UNROLL
+    for (int half = 0; half < 2; ++half)
       rescale_out[half] = folded ? rescale_sum[half] : rescale_out[half] * rescale_sum[half];
   }
 
@@ -281,7 +266,9 @@ struct Consumer {
   FPSA_DEVICE void step(int32_t entry, int block, bool last) {
     const int32_t* entries = p.entries + entry;
     bool full = true;
-    FPSA_UNROLL for (int s = 0; s < kSegments; ++s) full = full && entry_full(entries[s]);
+    FPSA_UNROLL
+    for (int s = 0; s < kSegments; ++s)
+      full = full && entry_full(entries[s]);
     take_turn();
     ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(number)), parity_of<kStages>(number));
     if constexpr (!kFirst) wait_for_values(number - 1);
@@ -320,9 +307,11 @@ struct Consumer {
     const ptx::SharedAddress staging = memory + kMap.staging + group * kMap.staging_bytes;
     const int lane = thread % 32, first_row = thread / 32 * 16;
     // Rows of the last item have been read: its warp has met in release() since.
-    FPSA_UNROLL for (int j = 0; j < kDim / 8; j += 2) {
+    FPSA_UNROLL
+    for (int j = 0; j < kDim / 8; j += 2) {
       uint32_t packed[4];
-      FPSA_UNROLL for (int i = 0; i < 4; ++i) {
+      FPSA_UNROLL
+      for (int i = 0; i < 4; ++i) {
         const int column = 8 * (j + i / 2) + fragment_column(thread), at = 4 * (j + i / 2) + 2 * (i % 2);
         const float low = out[at] * weight[i % 2] * v_scale[column];
         const float high = out[at + 1] * weight[i % 2] * v_scale[column + 1];
@@ -334,13 +323,15 @@ struct Consumer {
           cell[1] = high;
         }
       }
-      ptx::store_matrix_x4(staging + (first_row + lane % 16) * kMap.staging_pitch + (8 * j + lane / 16 * 8) * 2, packed);
+      ptx::store_matrix_x4(staging + (first_row + lane % 16) * kMap.staging_pitch + (8 * j + lane / 16 * 8) * 2,
+                           packed);
     }
     if (to.type == OutType::kF32) return;
     ptx::sync_warp();
     // 16 bytes a thread: a row's bytes are neighbours in memory.
     constexpr int kPieces = kDim / 8;
-    FPSA_UNROLL for (int at = lane; at < 16 * kPieces; at += 32) {
+    FPSA_UNROLL
+    for (int at = lane; at < 16 * kPieces; at += 32) {
       const int r = first_row + at / kPieces, row = row_of(r, item);
       if (row < 0) continue;
       auto* cell = static_cast<uint16_t*>(to.data) + base + row * to.row_stride + at % kPieces * 8;
@@ -366,8 +357,11 @@ struct Consumer {
     const WorkItem& item = p.items[place.item];
     const int job = place.batch * p.heads + place.head;
     float weight[2];
-    FPSA_UNROLL for (int half = 0; half < 2; ++half) {
-      FPSA_UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) sum[half] += ptx::shuffle_xor(sum[half], lanes);
+    FPSA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      FPSA_UNROLL
+      for (int lanes = 1; lanes < 4; lanes *= 2)
+        sum[half] += ptx::shuffle_xor(sum[half], lanes);
       weight[half] = item.entries > 0 ? ptx::divide(1.0f, sum[half]) : 0.0f;
       const int row = row_of(fragment_row(thread, half), item);
       if (thread % 4 != 0 || row < 0) continue;
@@ -383,14 +377,16 @@ struct Consumer {
   }
 
   FPSA_DEVICE void start_item(int job, const WorkItem& item) {
-    FPSA_UNROLL for (int half = 0; half < 2; ++half) {
+    FPSA_UNROLL
+    for (int half = 0; half < 2; ++half) {
       const int slot = slot_of(fragment_row(thread, half), item);
-      factor[half] =
-          slot < 0 ? 0.0f : p.log2_factor * p.q_scale[(int64_t{job} * p.query_segments) * kSegment + slot];
+      factor[half] = slot < 0 ? 0.0f : p.log2_factor * p.q_scale[(int64_t{job} * p.query_segments) * kSegment + slot];
       m[half] = kLowest;
       sum[half] = 0;
     }
-    FPSA_UNROLL for (int i = 0; i < kDim / 2; ++i) out[i] = 0;
+    FPSA_UNROLL
+    for (int i = 0; i < kDim / 2; ++i)
+      out[i] = 0;
   }
 
   /// An item without rows for this group: it only lets the stages go by.

@@ -2,6 +2,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "fpsa/base/check.h"
@@ -11,9 +12,10 @@
 namespace fpsa::kernel::cuda {
 inline namespace FPSA_TARGET {
 
-template <AttentionTiling kTiling>
+// nvcc 13.0 makes host code that does not compile of a kernel whose template parameter is a class.
+template <int kDim, bool kColumnScales, bool kExact>
 __global__ void __launch_bounds__(kThreads, 1) attention_fwd_e4m3_kernel(const __grid_constant__ AttentionFwdParams p) {
-  attention_fwd_e4m3_sm90a<kTiling>(p);
+  attention_fwd_e4m3_sm90a<choose_tiling(kDim, kColumnScales, kExact)>(p);
 }
 
 }  // namespace FPSA_TARGET
@@ -55,10 +57,10 @@ ptx::TensorMap encode(const ptx::TensorMapSpec& spec, const char* name) {
   return map;
 }
 
-template <AttentionTiling kTiling>
+template <int kDim, bool kColumnScales, bool kExact>
 void start(const AttentionFwdParams& params, int blocks, cudaStream_t stream) {
-  constexpr SharedMap kMap = shared_map(kTiling);
-  const auto kernel = attention_fwd_e4m3_kernel<kTiling>;
+  constexpr SharedMap kMap = shared_map(choose_tiling(kDim, kColumnScales, kExact));
+  const auto kernel = attention_fwd_e4m3_kernel<kDim, kColumnScales, kExact>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMap.bytes)),
         "attention_fwd_e4m3_sm90a");
   kernel<<<blocks, kThreads, kMap.bytes, stream>>>(params);
@@ -67,9 +69,9 @@ void start(const AttentionFwdParams& params, int blocks, cudaStream_t stream) {
 
 // Every instantiation, in one list.
 void dispatch(const AttentionFwdLaunch& launch, const AttentionFwdParams& params, int blocks, cudaStream_t stream) {
-#define FPSA_CASE(dim_, columns_, exact_)                                                           \
-  if (launch.dim == dim_ && launch.column_scales == columns_ && launch.exact == exact_)             \
-  return start<choose_tiling(dim_, columns_, exact_)>(params, blocks, stream)
+#define FPSA_CASE(dim_, columns_, exact_)                                               \
+  if (launch.dim == dim_ && launch.column_scales == columns_ && launch.exact == exact_) \
+  return start<dim_, columns_, exact_>(params, blocks, stream)
   FPSA_CASE(128, false, false);
   FPSA_CASE(128, true, false);
   FPSA_CASE(128, false, true);
@@ -109,8 +111,8 @@ void launch_attention_fwd_e4m3(const AttentionFwdLaunch& launch, void* stream) {
   const int64_t bytes = launch.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {launch.batch_stride, launch.head_stride, launch.row_stride})
     FPSA_CHECK(stride * bytes % 16 == 0, "out: expected strides that are multiples of 16 bytes, got ", stride * bytes);
-  for (const void* pointer : {launch.q, launch.k, launch.v, static_cast<const void*>(launch.k_scale),
-                              static_cast<const void*>(launch.out)})
+  for (const void* pointer :
+       {launch.q, launch.k, launch.v, static_cast<const void*>(launch.k_scale), static_cast<const void*>(launch.out)})
     FPSA_CHECK(pointer && reinterpret_cast<uintptr_t>(pointer) % 16 == 0,
                "attention: expected arrays at multiples of 16 bytes, got one at ", pointer);
   const int64_t blocks = multiprocessors();

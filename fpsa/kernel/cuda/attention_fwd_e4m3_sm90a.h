@@ -23,8 +23,9 @@ struct OutView {
 ///             row_of_slot [query slots]; lse, row_max [B,H,L], raster order, or null
 ///   Layout    slots and segments: tiling/segments.h; the 32 values of a segment and channel in the order of
 ///             value_place(). The maps are those of attention_maps()
-///   Requires  items of all heads and batches fewer than 2^31; slots without a token: codes 0, scales finite. Without column scales, k_scale is constant in a segment
-///   Numerics  as the contract, with m = the running ceil(max S2); E4M3 products add up in the tensor core over
+///   Requires  items of all heads and batches fewer than 2^31; slots without a token: codes 0, scales finite. Without
+///   column scales, k_scale is constant in a segment Numerics  as the contract, with m = the running ceil(max S2); E4M3
+///   products add up in the tensor core over
 ///             fold_every blocks of keys, then in F32. The `exact` instantiations write the exact output of the
 ///             contract to out, with P as the sum of two E4M3 codes, 8 bits in all
 ///   Threads   deterministic: a row's bits do not depend on the number of blocks of the launch
@@ -54,12 +55,20 @@ inline AttentionMaps attention_maps(const void* q, const void* k, const void* v,
   const auto d = static_cast<uint64_t>(dim);
   const ptx::Swizzle swizzle = dim == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64;
   const auto rows = [&](const void* data, int64_t segments) {
-    return ptx::TensorMapSpec{data, 2, 1, {d, static_cast<uint64_t>(jobs * segments) * kSegment}, {1, d},
-                              {static_cast<uint32_t>(dim), kSegment}, swizzle};
+    return ptx::TensorMapSpec{data,   2,
+                              1,      {d, static_cast<uint64_t>(jobs * segments) * kSegment},
+                              {1, d}, {static_cast<uint32_t>(dim), kSegment},
+                              swizzle};
   };
-  return {rows(q, query_segments), rows(k, key_segments),
-          {v, 3, 1, {kSegment, d, static_cast<uint64_t>(jobs * key_segments)}, {1, kSegment, kSegment * d},
-           {kSegment, static_cast<uint32_t>(dim), 1}, ptx::Swizzle::k32}};
+  return {rows(q, query_segments),
+          rows(k, key_segments),
+          {v,
+           3,
+           1,
+           {kSegment, d, static_cast<uint64_t>(jobs * key_segments)},
+           {1, kSegment, kSegment * d},
+           {kSegment, static_cast<uint32_t>(dim), 1},
+           ptx::Swizzle::k32}};
 }
 
 }  // namespace fpsa::kernel::cuda::inline FPSA_TARGET

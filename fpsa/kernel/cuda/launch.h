@@ -9,7 +9,8 @@ namespace fpsa::kernel::cuda {
 
 enum class DeviceOutType : int { kBf16, kF16, kF32 };
 
-/// One attention_fwd_e4m3_sm90a (attention_fwd_e4m3_sm90a.h has shapes, layout and numerics). Pointers are of the device.
+/// One attention_fwd_e4m3_sm90a (attention_fwd_e4m3_sm90a.h has shapes, layout and numerics). Pointers are of the
+/// device.
 struct AttentionFwdLaunch {
   const void *q = nullptr, *k = nullptr, *v = nullptr;  // codes, multiples of 16 bytes
   const float *q_scale = nullptr, *k_scale = nullptr, *v_scale = nullptr;

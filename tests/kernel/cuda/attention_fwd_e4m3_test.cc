@@ -43,8 +43,8 @@ void expect_close(const EmulatedAttention& attention, const EmulatedResult& got,
   for (int64_t job = 0; job < attention.problem().batch * attention.problem().heads; ++job) {
     const auto [value, score_error, keys] = attention.magnitudes(job);
     // The bound of the CPU entries (tests/kernel/attention_fwd_test.cc): scores, exp2 within 3e-6, sums.
-    const double relative = tolerance::kAttentionF32 *
-                            (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
+    const double relative =
+        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
     double squares = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const auto row = static_cast<size_t>(job * rows + i);

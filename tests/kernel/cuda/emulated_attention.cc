@@ -42,7 +42,8 @@ struct Aligned {
 
 // Output of any type with guard values around and between its rows.
 struct Cells {
-  Cells(int64_t rows, int64_t dim, OutType type) : rows(rows), dim(dim), type(type), bytes(static_cast<size_t>((rows + 2) * pitch() * size())) {
+  Cells(int64_t rows, int64_t dim, OutType type)
+      : rows(rows), dim(dim), type(type), bytes(static_cast<size_t>((rows + 2) * pitch() * size())) {
     for (int64_t i = 0; i < (rows + 2) * pitch(); ++i)
       put(i, kGuard);
   }
@@ -210,8 +211,8 @@ EmulatedResult EmulatedAttention::emulated(const RunOptions& run, const emulatio
   result.lse.assign(static_cast<size_t>(jobs * rows), kGuard);
   result.row_max = result.lse;
 
-  const AttentionMaps maps = attention_maps(q_packed.data, k_packed.data, v_packed.data, static_cast<int>(dim), jobs,
-                                            segments, segments);
+  const AttentionMaps maps =
+      attention_maps(q_packed.data, k_packed.data, v_packed.data, static_cast<int>(dim), jobs, segments, segments);
   AttentionFwdParams params;
   params.q = {maps.q};
   params.k = {maps.k};

@@ -221,8 +221,10 @@ TEST(BoxCopies, LandInTheSwizzledPlaceWithZerosOutside) {
       byte = static_cast<uint8_t>(random());
     uint8_t* data = array.data() + (16 - reinterpret_cast<uintptr_t>(array.data()) % 16) % 16;
     TensorMap map;
-    map.spec = {data, 2, 1, {static_cast<uint64_t>(width), static_cast<uint64_t>(rows)}, {1, 256},
-                {static_cast<uint32_t>(width), box_rows}, swizzle};
+    map.spec = {data,     2,
+                1,        {static_cast<uint64_t>(width), static_cast<uint64_t>(rows)},
+                {1, 256}, {static_cast<uint32_t>(width), box_rows},
+                swizzle};
     std::vector<uint8_t> got(static_cast<size_t>(width * box_rows)), want(got.size());
     emulation::run({.threads = 32, .registers = 32, .shared_bytes = 8192}, {}, [&] {
       if (thread_index() == 0) {
@@ -240,7 +242,8 @@ TEST(BoxCopies, LandInTheSwizzledPlaceWithZerosOutside) {
     for (int r = 0; r < box_rows; ++r)
       for (int piece = 0; piece < width / 16; ++piece)
         if (12 + r < rows)
-          std::memcpy(want.data() + r * width + place_of(swizzle, r, piece) * 16, data + (12 + r) * 256 + piece * 16, 16);
+          std::memcpy(want.data() + r * width + place_of(swizzle, r, piece) * 16, data + (12 + r) * 256 + piece * 16,
+                      16);
     EXPECT_EQ(got, want) << "swizzle of " << width << " bytes";
   }
 }
@@ -271,7 +274,8 @@ TEST(MatrixStores, FragmentsMeetInRowsAndComeBack) {
     const int lane = thread_index();
     uint32_t values[4], back[4];
     for (int matrix = 0; matrix < 4; ++matrix)
-      values[matrix] = static_cast<uint32_t>(matrix * 64 + lane * 2) | static_cast<uint32_t>(matrix * 64 + lane * 2 + 1) << 16;
+      values[matrix] = static_cast<uint32_t>(matrix * 64 + lane * 2) | static_cast<uint32_t>(matrix * 64 + lane * 2 + 1)
+                                                                           << 16;
     store_matrix_x4(static_cast<uint32_t>(lane * 16), values);
     sync_warp();
     load_matrix_x4(static_cast<uint32_t>(lane * 16), back);
@@ -309,7 +313,8 @@ TEST(Accumulators, TruncationKeepsTheBitsItSays) {
   for (size_t i = 0; i < b.values.size(); ++i)
     b.values[i] = i % 32 == 0 ? 1.0f : 0x1p-7f;
   const auto a_bytes = k_major(a, Swizzle::k32, 0, false), b_bytes = k_major(b, Swizzle::k32, 0, false);
-  for (const auto& [bits, want] : {std::pair(0, 1.0f + 31 * 0x1p-14f), std::pair(14, 1.0f + 31 * 0x1p-14f), std::pair(13, 1.0f)}) {
+  for (const auto& [bits, want] :
+       {std::pair(0, 1.0f + 31 * 0x1p-14f), std::pair(14, 1.0f + 31 * 0x1p-14f), std::pair(13, 1.0f)}) {
     float got = 0;
     Options options;
     options.accumulator_bits = bits;

@@ -95,9 +95,9 @@ TEST_F(Mutations, EveryDroppedFenceAndWaitOfTheProductsIsNoticed) {
 }
 
 TEST_F(Mutations, EveryDroppedCopyOrProductIsNoticed) {
-  EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
-                        {"copy_box_2d", "copy_box_3d", "copy_bytes", "wgmma_e4m3", "store_matrix_x4"}),
-            7);
+  EXPECT_GE(
+      all_noticed(Mutation::Kind::kDrop, {"copy_box_2d", "copy_box_3d", "copy_bytes", "wgmma_e4m3", "store_matrix_x4"}),
+      7);
 }
 
 TEST_F(Mutations, EveryFlippedPhaseIsNoticed) {

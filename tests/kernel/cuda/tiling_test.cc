@@ -16,7 +16,8 @@ using pattern::Grid;
 using pattern::TileOrder;
 
 const std::vector<Grid>& grids() {
-  static const std::vector<Grid> all = {{1, 1, 1}, {3, 7, 18}, {21, 30, 52}, {21, 45, 80}, {5, 9, 11}, {6, 8, 8}, {2, 17, 3}};
+  static const std::vector<Grid> all = {{1, 1, 1},  {3, 7, 18}, {21, 30, 52}, {21, 45, 80},
+                                        {5, 9, 11}, {6, 8, 8},  {2, 17, 3}};
   return all;
 }
 

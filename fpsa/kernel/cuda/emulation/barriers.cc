@@ -113,8 +113,8 @@ void Barriers::named(int barrier, int threads, bool wait, Site site) {
     return;
   }
   while (wait && at.generation == generation)
-    block_.block_on(&at, {"threads", static_cast<uint32_t>(threads), "at named barrier", static_cast<uint32_t>(barrier),
-                          site});
+    block_.block_on(
+        &at, {"threads", static_cast<uint32_t>(threads), "at named barrier", static_cast<uint32_t>(barrier), site});
 }
 
 void Barriers::check_idle_at_exit() {

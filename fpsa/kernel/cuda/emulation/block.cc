@@ -134,8 +134,8 @@ void Block::begin(const char* function, Site site) {
 
 bool Block::mutated(Mutation::Kind kind, const char* function, Site site) const {
   const auto& mutation = options_.mutation;
-  return mutation && mutation->kind == kind && mutation->call.line == site.line && mutation->call.function == function &&
-         mutation->call.file == site.file;
+  return mutation && mutation->kind == kind && mutation->call.line == site.line &&
+         mutation->call.function == function && mutation->call.file == site.file;
 }
 
 void Block::block_on(const void* key, const Waiting& waiting) {

@@ -16,8 +16,7 @@ Copies::Copies(Block& block) : block_(block) {}
 Copies::Copy Copies::box(const TensorMapSpec& map, const int* at, uint32_t shared, Site site) const {
   const auto inner = map.box[0] * static_cast<uint32_t>(map.element_bytes);
   const auto pattern = map.swizzle == Swizzle::kNone ? 128u : static_cast<uint32_t>(8 * swizzle_bytes(map.swizzle));
-  if (shared % pattern != 0)
-    block_.fail(site, "box at shared address ", shared, ": expected a multiple of ", pattern);
+  if (shared % pattern != 0) block_.fail(site, "box at shared address ", shared, ": expected a multiple of ", pattern);
   if (inner % 16 != 0 || (map.swizzle != Swizzle::kNone && inner != static_cast<uint32_t>(swizzle_bytes(map.swizzle))))
     block_.fail(site, "box of ", inner, " bytes along the innermost dimension does not fit its swizzle");
   if (reinterpret_cast<uintptr_t>(map.data) % 16 != 0) block_.fail(site, "tensor map: misaligned array");

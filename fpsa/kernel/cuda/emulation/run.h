@@ -37,9 +37,9 @@ struct Call {
 /// A fault put into the kernel without touching its source, for tests that the emulation notices.
 struct Mutation {
   enum class Kind {
-    kDrop,   // the call does nothing
-    kFlip,   // a wait for a phase waits for the other parity
-    kSwap,   // a product exchanges two registers of its fragment
+    kDrop,  // the call does nothing
+    kFlip,  // a wait for a phase waits for the other parity
+    kSwap,  // a product exchanges two registers of its fragment
   };
   Kind kind = Kind::kDrop;
   Call call;
@@ -55,9 +55,9 @@ struct Options {
 
 struct Launch {
   int blocks = 1;
-  int threads = 128;             // of a block, a multiple of 32
-  int registers = 128;           // of a thread at the start, for setmaxnreg
-  uint32_t shared_bytes = 0;     // dynamic
+  int threads = 128;          // of a block, a multiple of 32
+  int registers = 128;        // of a thread at the start, for setmaxnreg
+  uint32_t shared_bytes = 0;  // dynamic
 };
 
 /// What a run met.

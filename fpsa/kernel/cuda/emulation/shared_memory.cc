@@ -11,8 +11,8 @@ SharedMemory::SharedMemory(Block& block, uint32_t bytes)
 
 void SharedMemory::check_bounds(uint32_t address, uint32_t bytes, Site site, const char* what) {
   if (uint64_t{address} + bytes > bytes_.size())
-    block_.fail(site, what, " of ", bytes, " bytes at shared address ", address, ", beyond the block's ",
-                bytes_.size(), " bytes");
+    block_.fail(site, what, " of ", bytes, " bytes at shared address ", address, ", beyond the block's ", bytes_.size(),
+                " bytes");
 }
 
 void SharedMemory::check_there(const History& byte, uint32_t address, int thread, Site site, const char* what) {

@@ -35,9 +35,9 @@ class SharedMemory {
   enum class State : uint8_t { kUnwritten, kGeneric, kInFlight, kLanded, kBarrier };
   struct History {
     State state = State::kUnwritten;
-    int16_t writer = -1;    // kGeneric: the thread; its fences until then in `mark`
-    uint32_t barrier = 0;   // kInFlight, kLanded
-    uint64_t mark = 0;      // kLanded: the phase
+    int16_t writer = -1;   // kGeneric: the thread; its fences until then in `mark`
+    uint32_t barrier = 0;  // kInFlight, kLanded
+    uint64_t mark = 0;     // kLanded: the phase
   };
   void check_bounds(uint32_t address, uint32_t bytes, Site site, const char* what);
   /// Whether the bytes are there for a thread, through either proxy.

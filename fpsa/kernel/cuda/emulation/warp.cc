@@ -105,7 +105,8 @@ void RegisterPool::set(int warp, int registers, bool raise, Site site) {
   if (raise ? registers < mine : registers > mine)
     block_.fail(site, "setmaxnreg from ", mine, " to ", registers, " in the wrong direction");
   while (free_ < (registers - mine) * 32)
-    block_.block_on(this, {"registers", static_cast<uint32_t>(registers), "for warp", static_cast<uint32_t>(warp), site});
+    block_.block_on(this,
+                    {"registers", static_cast<uint32_t>(registers), "for warp", static_cast<uint32_t>(warp), site});
   free_ -= (registers - mine) * 32;
   mine = registers;
   block_.notify(this);

@@ -33,9 +33,8 @@ struct Descriptor {
     const auto width = static_cast<uint32_t>(ptx::swizzle_bytes(swizzle));
     const uint32_t byte = static_cast<uint32_t>(piece) * 16;
     const auto r = static_cast<uint32_t>(row);
-    const uint32_t linear = along_k
-                                ? address + byte / width * leading + r / 8 * stride + r % 8 * width + byte % width
-                                : address + r / 8 * stride + r % 8 * width + byte;
+    const uint32_t linear = along_k ? address + byte / width * leading + r / 8 * stride + r % 8 * width + byte % width
+                                    : address + r / 8 * stride + r % 8 * width + byte;
     return ptx::swizzled(swizzle, linear);
   }
 };
@@ -187,7 +186,8 @@ void Warpgroup::execute() {
         into.value[reg] = static_cast<float>(before + sums[static_cast<size_t>(n)]);
       } else {
         for (int k = 0; k < depth; ++k)
-          terms[static_cast<size_t>(k)] = a[static_cast<size_t>(k * kRows + row)] * b[static_cast<size_t>(k * columns + n)];
+          terms[static_cast<size_t>(k)] =
+              a[static_cast<size_t>(k * kRows + row)] * b[static_cast<size_t>(k * columns + n)];
         into.value[reg] = static_cast<float>(truncated_sum(before, terms.data(), depth, bits));
       }
     }
@@ -202,8 +202,8 @@ void Warpgroup::wait(int groups, Site site) {
   const size_t commits = thread.commits.size(), left = static_cast<size_t>(groups);
   const uint64_t target = commits > left ? thread.commits[commits - 1 - left] : 0;
   while (executed_ < target)
-    block_->block_on(this, {"products up to", static_cast<uint32_t>(target), "of warpgroup",
-                            static_cast<uint32_t>(index_), site});
+    block_->block_on(
+        this, {"products up to", static_cast<uint32_t>(target), "of warpgroup", static_cast<uint32_t>(index_), site});
   thread.fenced = false;
   for (auto at = thread.accumulators.begin(); at != thread.accumulators.end();) {
     if (at->last >= target) {

@@ -50,8 +50,8 @@ class Warpgroup {
   struct Accumulator {
     float* registers;
     std::vector<float> value;
-    uint64_t last;    // the product after which they are ready
-    bool swap_pair;   // mutation
+    uint64_t last;   // the product after which they are ready
+    bool swap_pair;  // mutation
   };
   struct Thread {
     uint64_t issued = 0;

@@ -16,13 +16,14 @@ FPSA_PTX(void copy_box_2d(SharedAddress to, const TensorMap& map, int x, int y, 
       "l"(&map), "r"(barrier), "r"(x), "r"(y)
       : "memory");
 })
-FPSA_PTX(void copy_box_3d(SharedAddress to, const TensorMap& map, int x, int y, int z, SharedAddress barrier FPSA_SITE), {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
-      "[%2];" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z)
-      : "memory");
-})
+FPSA_PTX(
+    void copy_box_3d(SharedAddress to, const TensorMap& map, int x, int y, int z, SharedAddress barrier FPSA_SITE), {
+      asm volatile(
+          "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+          "[%2];" ::"r"(to),
+          "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z)
+          : "memory");
+    })
 
 /// cp.async.bulk: contiguous bytes, a multiple of 16, from a multiple of 16.
 FPSA_PTX(void copy_bytes(SharedAddress to, const void* from, uint32_t bytes, SharedAddress barrier FPSA_SITE), {
@@ -43,8 +44,6 @@ FPSA_PTX(void store_commit(FPSA_SITE_ONLY), { asm volatile("cp.async.bulk.commit
 FPSA_PTX(void store_wait(FPSA_SITE_ONLY), { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); })
 
 /// Brings the descriptor near before its first use.
-FPSA_PTX(void prefetch_map(const TensorMap& map), {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-})
+FPSA_PTX(void prefetch_map(const TensorMap& map), { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); })
 
 }  // namespace fpsa::kernel::cuda::ptx::inline FPSA_TARGET

@@ -21,9 +21,9 @@ FPSA_BOTH SharedAddress swizzled(Swizzle swizzle, SharedAddress address) {
 struct TensorMapSpec {
   const void* data = nullptr;  // a multiple of 16
   int rank = 2, element_bytes = 1;
-  uint64_t size[3] = {};     // elements
-  uint64_t stride[3] = {};   // bytes, a multiple of 16; stride[0] is element_bytes
-  uint32_t box[3] = {};      // elements, at most 256 each; box[0] is swizzle_bytes(swizzle) wide if swizzled
+  uint64_t size[3] = {};    // elements
+  uint64_t stride[3] = {};  // bytes, a multiple of 16; stride[0] is element_bytes
+  uint32_t box[3] = {};     // elements, at most 256 each; box[0] is swizzle_bytes(swizzle) wide if swizzled
   Swizzle swizzle = Swizzle::kNone;
 };
 

@@ -41,11 +41,15 @@ FPSA_DEVICE void wgmma_wait() {
 }
 template <int kCount>
 FPSA_DEVICE void pin(float (&registers)[kCount]) {
-  FPSA_UNROLL for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+  FPSA_UNROLL
+  for (int i = 0; i < kCount; ++i)
+    asm volatile("" : "+f"(registers[i])::"memory");
 }
 template <int kCount>
 FPSA_DEVICE void pin(uint32_t (&registers)[kCount]) {
-  FPSA_UNROLL for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+  FPSA_UNROLL
+  for (int i = 0; i < kCount; ++i)
+    asm volatile("" : "+r"(registers[i])::"memory");
 }
 #endif
 
@@ -54,53 +58,43 @@ FPSA_DEVICE void pin(uint32_t (&registers)[kCount]) {
 #define FPSA_D16(i) FPSA_D4(i), FPSA_D4(i + 4), FPSA_D4(i + 8), FPSA_D4(i + 12)
 #define FPSA_D32 FPSA_D16(0), FPSA_D16(16)
 #define FPSA_D64 FPSA_D32, FPSA_D16(32), FPSA_D16(48)
-#define FPSA_R32                                                                                                    \
+#define FPSA_R32                                                                                                   \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
-#define FPSA_R64                                                                                                       \
-  FPSA_R32                                                                                                             \
+#define FPSA_R64                                                                                                     \
+  FPSA_R32                                                                                                           \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
   "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FPSA_WGMMA_SS(shape, regs, outputs, a_at, b_at, p_at, tail)                                                \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_at ", 0;\nwgmma.mma_async.sync.aligned." shape " {" regs "}, " \
-               a_at ", " b_at ", p, 1, 1" tail ";\n}"                                                              \
-               : outputs                                                                                           \
+#define FPSA_WGMMA_SS(shape, regs, outputs, a_at, b_at, p_at, tail)                                           \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_at ", 0;\nwgmma.mma_async.sync.aligned." shape " {" regs \
+               "}, " a_at ", " b_at ", p, 1, 1" tail ";\n}"                                                   \
+               : outputs                                                                                      \
                : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
-#define FPSA_WGMMA_RS(shape, regs, outputs, a_at, b_at, p_at, tail)                                                \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_at ", 0;\nwgmma.mma_async.sync.aligned." shape " {" regs "}, {" \
-               a_at "}, " b_at ", p, 1, 1" tail ";\n}"                                                             \
-               : outputs                                                                                           \
+#define FPSA_WGMMA_RS(shape, regs, outputs, a_at, b_at, p_at, tail)                                           \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_at ", 0;\nwgmma.mma_async.sync.aligned." shape " {" regs \
+               "}, {" a_at "}, " b_at ", p, 1, 1" tail ";\n}"                                                 \
+               : outputs                                                                                      \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)))
 
 /// D [64, N] (+)= A [64, 32] B [32, N] of E4M3, N = 64 or 128, A from shared memory or registers; both K-major.
-FPSA_PTX(void wgmma_e4m3(float (&d)[32], uint64_t a, uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_SS("m64n64k32.f32.e4m3.e4m3", FPSA_R32, FPSA_D32, "%32", "%33", "%34", "");
-})
-FPSA_PTX(void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_SS("m64n128k32.f32.e4m3.e4m3", FPSA_R64, FPSA_D64, "%64", "%65", "%66", "");
-})
-FPSA_PTX(void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_RS("m64n64k32.f32.e4m3.e4m3", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", "");
-})
-FPSA_PTX(void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_RS("m64n128k32.f32.e4m3.e4m3", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69",
-                "");
-})
+FPSA_PTX(void wgmma_e4m3(float (&d)[32], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_SS("m64n64k32.f32.e4m3.e4m3", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ""); })
+FPSA_PTX(void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_SS("m64n128k32.f32.e4m3.e4m3", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ""); })
+FPSA_PTX(void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_RS("m64n64k32.f32.e4m3.e4m3", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ""); })
+FPSA_PTX(void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_RS("m64n128k32.f32.e4m3.e4m3", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ""); })
 
 /// D [64, N] (+)= A [64, 16] B [16, N] of BF16: A and B K-major from shared memory, or A from registers and B MN-major.
-FPSA_PTX(void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_SS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", 0, 0");
-})
-FPSA_PTX(void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_SS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", 0, 0");
-})
-FPSA_PTX(void wgmma_bf16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_RS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", 1");
-})
-FPSA_PTX(void wgmma_bf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE), {
-  FPSA_WGMMA_RS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69",
-                ", 1");
-})
+FPSA_PTX(void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_SS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", 0, 0"); })
+FPSA_PTX(void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_SS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", 0, 0"); })
+FPSA_PTX(void wgmma_bf16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_RS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", 1"); })
+FPSA_PTX(void wgmma_bf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
+         { FPSA_WGMMA_RS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ", 1"); })
 
 #undef FPSA_WGMMA_RS
 #undef FPSA_WGMMA_SS

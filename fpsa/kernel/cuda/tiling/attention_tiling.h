@@ -20,10 +20,10 @@ struct AttentionTiling {
   bool operator==(const AttentionTiling&) const = default;
 };
 
-inline constexpr int kConsumers = 2;                                  // warpgroups
-inline constexpr int kGroupRows = 64;                                 // query rows of each: A of one product
-inline constexpr int kThreads = 128 * (1 + kConsumers);               // and the producer's warpgroup
-inline constexpr int kRegistersAtStart = 168;                         // 65536 / kThreads, a multiple of 8
+inline constexpr int kConsumers = 2;                     // warpgroups
+inline constexpr int kGroupRows = 64;                    // query rows of each: A of one product
+inline constexpr int kThreads = 128 * (1 + kConsumers);  // and the producer's warpgroup
+inline constexpr int kRegistersAtStart = 168;            // 65536 / kThreads, a multiple of 8
 inline constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
 static_assert(128 * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536, "they share one register file");
 inline constexpr uint32_t kMaxSharedBytes = 227 * 1024;

@@ -8,7 +8,8 @@ namespace fpsa::kernel::cuda {
 /// Keys and query rows come in segments of 32: the depth of one E4M3 product.
 inline constexpr int kSegment = 32;
 
-/// Register d[4 j + 2 h + e] of an accumulator is row fragment_row(thread, h), column 8 j + fragment_column(thread) + e.
+/// Register d[4 j + 2 h + e] of an accumulator is row fragment_row(thread, h), column 8 j + fragment_column(thread) +
+/// e.
 FPSA_BOTH int fragment_row(int thread, int half) {
   return thread / 32 % 4 * 16 + thread % 32 / 4 + 8 * half;
 }
