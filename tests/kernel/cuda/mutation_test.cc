@@ -18,14 +18,14 @@ using testing_support::EmulatedAttention;
 using testing_support::EmulatedProblem;
 using testing_support::EmulatedResult;
 
-// Small, yet each block of threads takes several items with several blocks of keys, ragged ones and an odd one out.
+// Small, yet: items of 5 blocks of keys, one more than there are stages, so that a producer can run over a stage in use
+// before the item's queries stop it; several items for the one block of threads; ragged tiles; an item for one group.
 EmulatedProblem small_problem() {
   EmulatedProblem problem;
-  problem.grid = {2, 6, 40};
+  problem.grid = {2, 6, 55};
   problem.tile = {2, 4, 8};
   problem.granularity = problem.tile;
-  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {1, 2, 4});
-  problem.heads = 2;
+  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {1, 2, 6});
   problem.dim = 64;
   return problem;
 }

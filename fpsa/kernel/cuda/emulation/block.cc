@@ -85,8 +85,12 @@ void Block::deadlock() {
 int Block::choose() {
   if (picks_++ % 256 == 0) {
     favoured_warp_ = static_cast<int>(draw(runnable_.size()));
-    starved_thread_ = static_cast<int>(draw(static_cast<uint64_t>(launch_.threads)));
     calm_ = uint64_t{2} << draw(6);
+  }
+  // Long enough for the others to come to the same place again.
+  if (picks_ >= starved_until_) {
+    starved_thread_ = static_cast<int>(draw(static_cast<uint64_t>(launch_.threads)));
+    starved_until_ = picks_ + (uint64_t{256} << draw(7));
   }
   for (int attempt = 0;; ++attempt) {
     const bool favour = attempt == 0 && draw(4) != 0;

@@ -100,7 +100,7 @@ class Block {
   // Who is favoured, who is kept back and how seldom something that is under way happens, for a while each: so that
   // a producer runs far ahead, a lane falls far behind, a copy takes long.
   int favoured_warp_ = 0, starved_thread_ = 0;
-  uint64_t calm_ = 8, picks_ = 0;
+  uint64_t calm_ = 8, picks_ = 0, starved_until_ = 0;
   std::map<const void*, std::vector<int>> blocked_;
   std::vector<Waiting> waiting_;  // by thread
   std::exception_ptr failure_;
