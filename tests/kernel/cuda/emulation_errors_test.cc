@@ -227,7 +227,7 @@ TEST(EmulationErrors, RegistersOfAThatChangeBeforeTheWait) {
                  a[2] = 1;
                  wgmma_wait<0>();
                }),
-               {"register"});
+               {"a register of A changed"});
 }
 
 TEST(EmulationErrors, AnAccumulatorIsNotThereBeforeTheWait) {

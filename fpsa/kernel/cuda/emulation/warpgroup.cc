@@ -104,7 +104,7 @@ void Warpgroup::deposit(const Product& product, float* d, const uint32_t* a, Sit
                  open.site.line);
   open.d[lane()] = d;
   open.a[lane()] = a;
-  if (a) std::copy_n(a, 4, open.a_at_issue[lane()].begin());
+  if (a) thread.operands.push_back({a, {a[0], a[1], a[2], a[3]}, index});
   ++open.deposited;
   const auto registers = static_cast<size_t>(product.columns / 2);
   const auto found =
@@ -138,9 +138,6 @@ void Warpgroup::gather_registers(const Open& open, double* into) const {
   const int size = open.product.bf16 ? 2 : 1;
   for (int thread = 0; thread < 128; ++thread) {
     const uint32_t* a = open.a[static_cast<size_t>(thread)];
-    if (!std::equal(a, a + 4, open.a_at_issue[static_cast<size_t>(thread)].begin()))
-      block_->fail_for(index_ * 128 + thread, open.site,
-                       "a register of A changed between the product and the wait for it");
     for (int i = 0; i < 4; ++i) {
       uint8_t bytes[4];
       std::memcpy(bytes, a + i, 4);
@@ -205,6 +202,12 @@ void Warpgroup::wait(int groups, Site site) {
     block_->block_on(
         this, {"products up to", static_cast<uint32_t>(target), "of warpgroup", static_cast<uint32_t>(index_), site});
   thread.fenced = false;
+  std::erase_if(thread.operands, [&](const Operand& operand) {
+    if (operand.product >= target) return false;
+    if (!std::equal(operand.at_issue.begin(), operand.at_issue.end(), operand.registers))
+      block_->fail(site, "a register of A changed between a product and the wait for it");
+    return true;
+  });
   for (auto at = thread.accumulators.begin(); at != thread.accumulators.end();) {
     if (at->last >= target) {
       ++at;

@@ -44,7 +44,6 @@ class Warpgroup {
     int deposited = 0;
     std::array<float*, 128> d = {};
     std::array<const uint32_t*, 128> a = {};
-    std::array<std::array<uint32_t, 4>, 128> a_at_issue = {};
   };
   // Registers of one thread that belong to products under way.
   struct Accumulator {
@@ -53,11 +52,18 @@ class Warpgroup {
     uint64_t last;   // the product after which they are ready
     bool swap_pair;  // mutation
   };
+  // A's registers of one product, which stay as they are until the wait for it.
+  struct Operand {
+    const uint32_t* registers;
+    std::array<uint32_t, 4> at_issue;
+    uint64_t product;
+  };
   struct Thread {
     uint64_t issued = 0;
     bool fenced = false;
     std::vector<uint64_t> commits;  // products issued before each
     std::vector<Accumulator> accumulators;
+    std::vector<Operand> operands;
   };
   size_t lane() const;
   void check_operand(uint64_t descriptor, int rows, bool along_k, Site site) const;
