@@ -4,19 +4,29 @@
 # engine does not need. The three libraries that both builds have are linked by hand instead.
 #
 # FPSA_TORCH_DIR names the torch package folder (the one with include/ and lib/). When it is empty, the
-# project's own .venv is asked, then python3.
+# project's own .venv is asked, then python3. pip asks the interpreter that it installs for, and no other: with -I it
+# answers for its own environment, whatever build environment pip puts around it.
 set(FPSA_TORCH_DIR "" CACHE PATH "Folder of the torch package (holds include/ and lib/)")
 
 if(NOT FPSA_TORCH_DIR)
-  foreach(python ${CMAKE_SOURCE_DIR}/.venv/bin/python python3)
+  set(pythons ${CMAKE_SOURCE_DIR}/.venv/bin/python python3)
+  if(SKBUILD)
+    set(pythons ${Python_EXECUTABLE})
+  endif()
+  foreach(python ${pythons})
     execute_process(
-      COMMAND ${python} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+      COMMAND ${python} -I -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
       OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE status)
     if(status EQUAL 0 AND EXISTS ${found}/lib/libtorch_cpu.so)
       set(FPSA_TORCH_DIR ${found} CACHE PATH "Folder of the torch package" FORCE)
       break()
     endif()
   endforeach()
+endif()
+if(SKBUILD AND NOT EXISTS "${FPSA_TORCH_DIR}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "torch is not installed in the environment of ${Python_EXECUTABLE}. Install it first (pip install "
+    "torch), since the package is built against it; where the build runs in another environment (uv, build), pass "
+    "--no-build-isolation, or -C cmake.define.FPSA_TORCH_DIR=<site-packages>/torch")
 endif()
 if(NOT EXISTS "${FPSA_TORCH_DIR}/lib/libtorch_cpu.so")
   message(FATAL_ERROR "libtorch not found (FPSA_TORCH_DIR='${FPSA_TORCH_DIR}'). Run scripts/bootstrap.sh, which "

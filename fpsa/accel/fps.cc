@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "fpsa/accel/head_runs.h"
 #include "fpsa/accel/precision.h"
 #include "fpsa/accel/recorder.h"
 #include "fpsa/base/check.h"
@@ -21,36 +22,6 @@ namespace {
 using pattern::Grid;
 using schedule::Quant;
 using schedule::Schedule;
-using schedule::Setting;
-
-// Neighbouring heads with the same setting.
-struct HeadRun {
-  int64_t first, count;
-  Setting setting;
-};
-
-// The setting without the parts that its precision and pattern do not use, so that they change neither bits nor
-// the number of kernel calls: scales alone need the granularity, sliding tiles alone the window.
-Setting reduced(Setting setting, const Grid& tile) {
-  if (setting.quant == Quant::kNone) setting.granularity = tile;
-  if (setting.pattern != "sta") setting.window = pattern::kFullWindow;
-  return setting;
-}
-
-bool same_work(const Setting& a, const Setting& b) {
-  return a.granularity == b.granularity && a.window == b.window && a.quant == b.quant && a.pattern == b.pattern;
-}
-
-std::string extents(const Grid& g) {
-  auto one = [](int64_t n) { return n >= pattern::kAllTiles ? std::string("all") : std::to_string(n); };
-  return join('(', one(g.t), ',', one(g.y), ',', one(g.x), ')');
-}
-
-std::string describe(const Setting& setting, const Grid& tile, bool dense) {
-  if (dense) return "dense";
-  if (setting.pattern == "sta") return join("sta window ", extents(setting.window), " of tile ", extents(tile));
-  return join(setting.pattern, " of tile ", extents(tile));
-}
 
 class Fps : public RecordingMethod {
  public:
@@ -66,7 +37,7 @@ class Fps : public RecordingMethod {
     check_fits(context, q.size(2));
     FPSA_CHECK(q.size(1) == context.grid.volume(), name_, ": q must have the ", context.grid.volume(),
                " tokens of grid ", pattern::to_string(context.grid), ", got ", q.size(1));
-    const auto runs = head_runs(context, q.size(2));
+    const auto runs = head_runs(schedule_, phase_of(context), context.layer, q.size(2));
     const bool gradients = ops::gradients_wanted({q, k, v});
     FPSA_CHECK(!gradients || !coding_, name_, ": an emulated coding of P has no backward; run without gradients");
     // Autograd needs tensors of their own for the runs of heads.
@@ -75,7 +46,7 @@ class Fps : public RecordingMethod {
     entry.method = name_;
     entry.density = 0;
     for (const HeadRun& run : runs) {
-      const auto plan = plan_of(run, context);
+      const auto plan = plan_of(run, schedule_, context.grid);
       auto heads = [&](const at::Tensor& x) { return x.narrow(2, run.first, run.count); };
       auto options = attention_options(run.setting.quant);
       if (!gradients) options.out = heads(out);
@@ -83,10 +54,9 @@ class Fps : public RecordingMethod {
                           : emulated(run) ? emulate(heads(q), heads(k), heads(v), *plan, heads(out))
                                           : ops::attention(heads(q), heads(k), heads(v), *plan, options);
       if (gradients) parts.push_back(result.out);
-      explain(run, runs.size() > 1, *plan, result, entry);
-      entry.density += plan->density() * static_cast<double>(run.count) / static_cast<double>(q.size(2));
+      explain_run(run, q.size(2), schedule_, *plan, {result.kernel, result.coder, result.isa}, entry);
     }
-    explain_reason(runs, context, entry);
+    explain_reason(runs, schedule_, context.step, context.num_steps, entry);
     return gradients ? (parts.size() == 1 ? parts[0] : at::cat(parts, 2)) : out;
   }
 
@@ -94,9 +64,9 @@ class Fps : public RecordingMethod {
   at::Tensor compute_projected(const nn::Projections& x, const nn::AttentionContext& context, Explain& entry) override {
     if (ops::gradients_wanted({x.q, x.k, x.v, x.q_weight, x.k_weight}) || !ops::preparable(x.q, x.heads)) return {};
     check_fits(context, x.heads);
-    const auto runs = head_runs(context, x.heads);
+    const auto runs = head_runs(schedule_, phase_of(context), context.layer, x.heads);
     if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone || emulated(runs[0])) return {};
-    const auto plan = plan_of(runs[0], context);
+    const auto plan = plan_of(runs[0], schedule_, context.grid);
     const auto options = attention_options(runs[0].setting.quant);
     auto result = ops::attention_of_projected({.q = x.q,
                                                .k = x.k,
@@ -108,9 +78,9 @@ class Fps : public RecordingMethod {
                                                .rope = x.rope},
                                               *plan, options.precision, options.smooth_keys);
     entry.method = name_;
-    entry.density = plan->density();
-    explain(runs[0], /*several=*/false, *plan, result, entry);
-    explain_reason(runs, context, entry);
+    entry.density = 0;
+    explain_run(runs[0], x.heads, schedule_, *plan, {result.kernel, result.coder, result.isa}, entry);
+    explain_reason(runs, schedule_, context.step, context.num_steps, entry);
     return result.out;
   }
 
@@ -125,9 +95,8 @@ class Fps : public RecordingMethod {
     return result;
   }
 
-  std::shared_ptr<const ops::Plan> plan_of(const HeadRun& run, const nn::AttentionContext& context) const {
-    return ops::plan_for(context.grid, schedule_.tile, run.setting.granularity, run.setting.pattern,
-                         run.setting.window);
+  int phase_of(const nn::AttentionContext& context) const {
+    return schedule::phase_at(schedule_, context.step, context.num_steps);
   }
 
   void check_fits(const nn::AttentionContext& context, int64_t heads) {
@@ -137,48 +106,6 @@ class Fps : public RecordingMethod {
     checked_grid_ = context.grid;
     checked_layers_ = context.num_layers;
     checked_heads_ = heads;
-  }
-
-  std::vector<HeadRun> head_runs(const nn::AttentionContext& context, int64_t heads) const {
-    std::vector<HeadRun> runs;
-    for (int64_t head = 0; head < heads; ++head) {
-      const auto setting = reduced(
-          schedule::setting_for(schedule_, context.step, context.num_steps, context.layer, head), schedule_.tile);
-      if (!runs.empty() && same_work(runs.back().setting, setting))
-        ++runs.back().count;
-      else
-        runs.push_back({head, 1, setting});
-    }
-    return runs;
-  }
-
-  void explain(const HeadRun& run, bool several, const ops::Plan& plan, const ops::AttentionResult& result,
-               Explain& entry) const {
-    const std::string who = several ? join("heads ", run.first, "-", run.first + run.count - 1, ": ") : std::string();
-    auto add = [](std::string& text, const std::string& part) {
-      if (!text.empty()) text += "; ";
-      text += part;
-    };
-    const bool quantised = run.setting.quant != Quant::kNone;
-    add(entry.pattern, join(who, describe(run.setting, schedule_.tile, plan.dense())));
-    add(entry.granularity, join(who, quantised ? extents(run.setting.granularity) : "-"));
-    // One name is enough when all heads took the same kernel.
-    if (entry.kernel.find(result.kernel) == std::string::npos) {
-      add(entry.kernel, std::string(result.kernel));
-      add(entry.isa, std::string(kernel::isa_name(result.isa)));
-    }
-    if (entry.coder.empty()) entry.coder = result.coder;
-  }
-
-  void explain_reason(const std::vector<HeadRun>& runs, const nn::AttentionContext& context, Explain& entry) const {
-    const int phase = schedule::phase_at(schedule_, context.step, context.num_steps);
-    entry.reason = join("phase ", phase + 1, " of ", schedule_.phases.size(), " (f ",
-                        static_cast<double>(context.step) / static_cast<double>(context.num_steps), " < ",
-                        schedule_.phases[static_cast<size_t>(phase)].until, ")");
-    for (const HeadRun& run : runs)
-      if (run.setting.override_index >= 0)
-        entry.reason += join(", override ", run.setting.override_index + 1, " for heads ", run.first, "-",
-                             run.first + run.count - 1);
   }
 
   Schedule schedule_;

@@ -11,6 +11,7 @@
 
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/environment.h"
+#include "fpsa/ops/fork.h"
 #include "fpsa/ops/quantize.h"
 #include "fpsa/ops/views.h"
 
@@ -56,7 +57,7 @@ std::vector<size_t> share_borders(std::span<const kernel::QueryBlock> blocks, in
 
 template <class Function>
 void parallel(int64_t n, int64_t scratch_bytes, const Function& fn) {
-  at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
     const auto scratch = at::empty({std::max<int64_t>(scratch_bytes, 64)}, at::kByte);
     for (int64_t i = begin; i < end; ++i)
       fn(i, scratch.mutable_data_ptr());
@@ -138,12 +139,6 @@ struct Call {
   int64_t heads() const { return q.size(2); }
 };
 
-void check_has_backward(const AttentionOptions& options, const char* op) {
-  TORCH_CHECK(options.precision != Precision::kInt8, op,
-              ": INT8 attention has no gradients; choose precision none or e4m3, or compute under NoGradGuard");
-  TORCH_CHECK(!options.smooth_keys, op, ": smooth_keys is for inference; leave it off where gradients are wanted");
-}
-
 // Shapes of q, k and v were checked by the forward; what came since is checked here.
 Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
              const AttentionResult& forward, const AttentionOptions& options, const char* op) {
@@ -156,7 +151,7 @@ Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, 
     check_tokens(*x, op, name, options.heads_first);
   check_no_gradient(op, {q, k, v, d_out});
   for (const auto& [name, x] : {std::pair("d_out", &d_out), {coded ? "exact" : "out", &out}})
-    TORCH_CHECK(x->sizes() == q.sizes(), op, ": ", name, " must have q's shape ", q.sizes(), ", got ", x->sizes());
+    TORCH_CHECK_VALUE(x->sizes() == q.sizes(), op, ": ", name, " must have q's shape ", q.sizes(), ", got ", x->sizes());
   Call call;
   call.isa = forward.isa;
   auto view = [&](const at::Tensor& x) { return tokens_first(x, options.heads_first); };
@@ -166,13 +161,13 @@ Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, 
   call.out = view(out);
   call.d_out = view(d_out);
   for (const auto& [name, x] : {std::pair("k", &call.k), {"v", &call.v}})
-    TORCH_CHECK(x->size(0) == call.q.size(0) && x->size(1) == call.k.size(1) && x->size(2) == call.q.size(2) &&
+    TORCH_CHECK_VALUE(x->size(0) == call.q.size(0) && x->size(1) == call.k.size(1) && x->size(2) == call.q.size(2) &&
                     x->size(3) == call.q.size(3) && x->scalar_type() == call.q.scalar_type(),
                 op, ": ", name, " must have the batch, heads, head dim and dtype of q and the tokens of k, got ",
                 x->sizes(), " ", x->scalar_type());
   const std::vector<int64_t> rows = {call.batch(), call.heads(), call.q.size(1)};
   auto statistics = [&](const at::Tensor& x, const char* name) {
-    TORCH_CHECK(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous(), op, ": ", name,
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous(), op, ": ", name,
                 " must be the contiguous float32 ", rows, " of the forward; ask for it with saving(options)");
     return x;
   };
@@ -305,7 +300,7 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
 AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                std::shared_ptr<const Plan> plan, const AttentionOptions& options) {
   check_has_backward(options, "differentiable_attention");
-  TORCH_CHECK(!options.out, "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
+  TORCH_CHECK_VALUE(!options.out, "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
   AttentionResult result;
   auto out = Differentiable::apply(q, k, v, Differentiable::Arguments{std::move(plan), options, {}}, &result);
   result.out = std::move(out);
@@ -313,6 +308,12 @@ AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const a
 }
 
 }  // namespace
+
+void check_has_backward(const AttentionOptions& options, const char* op) {
+  TORCH_CHECK_VALUE(options.precision != Precision::kInt8, op,
+              ": INT8 attention has no gradients; choose precision none or e4m3, or compute under NoGradGuard");
+  TORCH_CHECK_VALUE(!options.smooth_keys, op, ": smooth_keys is for inference; leave it off where gradients are wanted");
+}
 
 AttentionOptions saving(AttentionOptions options) {
   options.want_lse = true;
@@ -345,7 +346,7 @@ AttentionGradients dense_attention_backward(const at::Tensor& d_out, const at::T
                                             const at::Tensor& v, const AttentionResult& forward,
                                             const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention_backward";
-  TORCH_CHECK(options.precision == Precision::kNone, kOp,
+  TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
               ": quantisation needs a grid and a granularity; call attention_backward with a plan");
   const Call call = checked(d_out, q, k, v, forward, options, kOp);
   const auto all = kernel::Visibility::dense(call.k.size(1), call.q.size(1));

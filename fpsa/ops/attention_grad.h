@@ -16,6 +16,9 @@ struct AttentionGradients {
   at::Tensor q, k, v;  // of the shape, dtype and layout (heads first or not) of the inputs, contiguous
 };
 
+/// Throws for precision kInt8 and for smooth_keys, which are for inference.
+void check_has_backward(const AttentionOptions& options, const char* op);
+
 /// What attention() must return for the backward: lse, and with E4M3 row_max and exact.
 AttentionOptions saving(AttentionOptions options);
 

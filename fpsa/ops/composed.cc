@@ -3,13 +3,13 @@
 // The forward leaves all this to the forward kernel where that one serves.
 #include "fpsa/ops/composed.h"
 
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "fpsa/ops/attention.h"
+#include "fpsa/ops/fork.h"
 
 namespace fpsa::ops {
 namespace {
@@ -115,7 +115,7 @@ class ComposedAttention : public torch::autograd::Function<ComposedAttention> {
     }
     const int64_t heads = q.size(2);
     auto out = at::zeros(q.sizes(), q.options());
-    at::parallel_for(0, q.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, q.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
       at::NoGradGuard no_grad;
       at::AutoDispatchBelowADInplaceOrView below_autograd;
       for (int64_t i = begin; i < end; ++i) {
@@ -136,7 +136,7 @@ class ComposedAttention : public torch::autograd::Function<ComposedAttention> {
     const int64_t heads = q.size(2);
     auto grad_q = at::zeros(q.sizes(), q.options()), grad_k = at::zeros(k.sizes(), k.options());
     auto grad_v = at::zeros(v.sizes(), v.options());
-    at::parallel_for(0, q.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, q.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
       at::NoGradGuard no_grad;
       at::AutoDispatchBelowADInplaceOrView below_autograd;
       for (int64_t i = begin; i < end; ++i) {
@@ -164,21 +164,21 @@ class ComposedAttention : public torch::autograd::Function<ComposedAttention> {
 
 void check_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const std::optional<at::Tensor>& key_mask) {
-  TORCH_CHECK(q.dim() == 4, "composed_attention: q must be [B,Lq,H,D], got ", q.sizes());
+  TORCH_CHECK_VALUE(q.dim() == 4, "composed_attention: q must be [B,Lq,H,D], got ", q.sizes());
   const auto dtype = q.scalar_type();
-  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble,
+  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble,
               "composed_attention: q must be float32, bfloat16 or float64, got ", dtype, "; cast q, k and v first");
   for (const auto& [name, x] : {std::pair("k", &k), std::pair("v", &v)}) {
-    TORCH_CHECK(x->dim() == 4 && x->size(0) == q.size(0) && x->size(2) == q.size(2) && x->size(3) == q.size(3),
+    TORCH_CHECK_VALUE(x->dim() == 4 && x->size(0) == q.size(0) && x->size(2) == q.size(2) && x->size(3) == q.size(3),
                 "composed_attention: ", name, " must be [B,Lk,H,D] with the B, H, D of q ", q.sizes(), ", got ",
                 x->sizes());
-    TORCH_CHECK(x->scalar_type() == dtype, "composed_attention: ", name, " must have q's dtype ", dtype, ", got ",
+    TORCH_CHECK_TYPE(x->scalar_type() == dtype, "composed_attention: ", name, " must have q's dtype ", dtype, ", got ",
                 x->scalar_type());
   }
-  TORCH_CHECK(k.size(1) == v.size(1), "composed_attention: k and v must have the same Lk, got ", k.size(1), " and ",
+  TORCH_CHECK_VALUE(k.size(1) == v.size(1), "composed_attention: k and v must have the same Lk, got ", k.size(1), " and ",
               v.size(1));
   if (key_mask) {
-    TORCH_CHECK(key_mask->scalar_type() == at::kBool && key_mask->dim() == 2 && key_mask->size(0) == k.size(0) &&
+    TORCH_CHECK_VALUE(key_mask->scalar_type() == at::kBool && key_mask->dim() == 2 && key_mask->size(0) == k.size(0) &&
                     key_mask->size(1) == k.size(1),
                 "composed_attention: key_mask must be bool [B,Lk] = [", k.size(0), ", ", k.size(1), "], got ",
                 key_mask->scalar_type(), " ", key_mask->sizes());

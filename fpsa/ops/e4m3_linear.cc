@@ -1,6 +1,5 @@
 #include "fpsa/ops/e4m3_linear.h"
 
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/e4m3.h"
 #include "fpsa/numeric/scales.h"
+#include "fpsa/ops/fork.h"
 #include "fpsa/ops/views.h"
 
 namespace fpsa::ops {
@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kGrain = 16384;  // elements of a task
 
 void check_matrix(const at::Tensor& x, const char* op, const char* name) {
-  TORCH_CHECK(x.defined() && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
+  TORCH_CHECK_VALUE(x.defined() && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
               op, ": ", name, " must be float32 or bfloat16 on the CPU, got ",
               x.defined() ? x.toString() : std::string("an undefined tensor"));
 }
@@ -40,7 +40,7 @@ void code_rows(const at::Tensor& x, const Codes& to) {
   const auto* from = x.const_data_ptr<Element>();
   auto* bytes = to.bytes.mutable_data_ptr<uint8_t>();
   auto* scale = to.scale.mutable_data_ptr<float>();
-  at::parallel_for(0, x.size(0), std::max<int64_t>(kGrain / std::max<int64_t>(width, 1), 1),
+  parallel_for(0, x.size(0), std::max<int64_t>(kGrain / std::max<int64_t>(width, 1), 1),
                    [&](int64_t begin, int64_t end) {
                      std::vector<float> row(static_cast<size_t>(width));
                      for (int64_t i = begin; i < end; ++i) {
@@ -79,6 +79,15 @@ at::Tensor product(const Codes& x, const CodedRows& weight, const at::Tensor& bi
   return y.to(type);
 }
 
+ProductGradients gradients(const at::Tensor& d_y, const Codes& x, const Codes& weight, std::array<bool, 3> wanted) {
+  ProductGradients grads;
+  const auto type = d_y.scalar_type();
+  if (wanted[0]) grads.x = at::mm(d_y, real(weight, type));
+  if (wanted[1]) grads.weight = at::mm(d_y.t(), real(x, type));
+  if (wanted[2]) grads.bias = d_y.to(at::kFloat).sum(0);
+  return grads;
+}
+
 class E4m3Linear : public torch::autograd::Function<E4m3Linear> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
@@ -99,14 +108,13 @@ class E4m3Linear : public torch::autograd::Function<E4m3Linear> {
     const auto saved = context->get_saved_variables();
     const Codes x{saved[0], saved[1]}, weight{saved[2], saved[3]};
     const auto types = context->saved_data["types"].toIntVector();
-    const auto type_of = [&](size_t i) { return static_cast<at::ScalarType>(types[i]); };
-    const at::Tensor& d_y = d_outs[0];
-    const auto type = d_y.scalar_type();
-    at::Tensor d_x, d_weight, d_bias;
-    if (context->needs_input_grad(0)) d_x = at::mm(d_y, real(weight, type));
-    if (context->needs_input_grad(1)) d_weight = at::mm(d_y.t(), real(x, type)).to(type_of(0));
-    if (context->needs_input_grad(2)) d_bias = d_y.to(at::kFloat).sum(0).to(type_of(1));
-    return {d_x, d_weight, d_bias};
+    const auto in_type = [&](const at::Tensor& grad, size_t i) {
+      return grad.defined() ? grad.to(static_cast<at::ScalarType>(types[i])) : grad;
+    };
+    const auto grads = gradients(
+        d_outs[0], x, weight,
+        {context->needs_input_grad(0), context->needs_input_grad(1), context->needs_input_grad(2)});
+    return {grads.x, in_type(grads.weight, 0), in_type(grads.bias, 1)};
   }
 };
 
@@ -114,7 +122,7 @@ class E4m3Linear : public torch::autograd::Function<E4m3Linear> {
 
 CodedRows e4m3_rows(const at::Tensor& x) {
   check_matrix(x, "e4m3_rows", "x");
-  TORCH_CHECK(x.dim() == 2, "e4m3_rows: x must be [rows, in], got ", x.dim(), " dimensions");
+  TORCH_CHECK_VALUE(x.dim() == 2, "e4m3_rows: x must be [rows, in], got ", x.dim(), " dimensions");
   const Codes codes = coded(x);
   return {values_of(codes.bytes, x.scalar_type()), codes.scale};
 }
@@ -126,9 +134,9 @@ at::Tensor checked(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   constexpr const char* kOp = "e4m3_linear";
   check_matrix(x, kOp, "x");
   check_matrix(weight, kOp, "weight");
-  TORCH_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1), kOp, ": weight must be [out, ",
+  TORCH_CHECK_VALUE(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1), kOp, ": weight must be [out, ",
               x.dim() >= 1 ? x.size(-1) : 0, "] for an x of ", x.sizes(), ", got ", weight.sizes());
-  TORCH_CHECK(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)), kOp, ": bias must be [",
+  TORCH_CHECK_VALUE(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)), kOp, ": bias must be [",
               weight.size(0), "], got ", bias.sizes());
   sizes = x.sizes().vec();
   sizes.back() = weight.size(0);
@@ -143,6 +151,19 @@ at::Tensor e4m3_linear(const at::Tensor& x, const at::Tensor& weight, const at::
   // Autograd takes defined tensors only.
   return E4m3Linear::apply(rows, weight, bias.defined() ? bias : at::zeros({weight.size(0)}, weight.options()))
       .view(sizes);
+}
+
+CodedProduct e4m3_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  std::vector<int64_t> sizes;
+  const auto rows = checked(x, weight, bias, sizes);
+  const Codes x_codes = coded(rows), w_codes = coded(weight);
+  const auto y =
+      product(x_codes, {values_of(w_codes.bytes, x.scalar_type()), w_codes.scale}, bias, x.scalar_type()).view(sizes);
+  return {y, x_codes.bytes, x_codes.scale, w_codes.bytes, w_codes.scale};
+}
+
+ProductGradients e4m3_product_backward(const at::Tensor& d_y, const CodedProduct& forward, std::array<bool, 3> wanted) {
+  return gradients(d_y, {forward.x_codes, forward.x_scale}, {forward.weight_codes, forward.weight_scale}, wanted);
 }
 
 at::Tensor e4m3_linear(const at::Tensor& x, const CodedRows& weight, const at::Tensor& bias) {

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
+
 namespace fpsa::ops {
 
 /// The rows of a matrix as codes: real = code x scale.
@@ -29,6 +31,22 @@ CodedRows e4m3_rows(const at::Tensor& x);
 ///   Threads   at::parallel_for and torch's own
 ///   Errors    c10::Error names argument, expected, received
 at::Tensor e4m3_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+/// e4m3_linear() in two halves, without autograd, for one that is recorded elsewhere.
+struct CodedProduct {
+  at::Tensor y;
+  at::Tensor x_codes, x_scale;            // [rows, in] uint8; [rows, 1] F32
+  at::Tensor weight_codes, weight_scale;  // [out, in] uint8; [out, 1] F32
+};
+/// bias may be undefined.
+CodedProduct e4m3_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+/// The gradients that are wanted, of x [rows, in] and weight in d_y's dtype, of the bias in F32; others are undefined.
+///   Shapes    d_y [rows, out]; `forward` what e4m3_product() returned, y not needed
+struct ProductGradients {
+  at::Tensor x, weight, bias;
+};
+ProductGradients e4m3_product_backward(const at::Tensor& d_y, const CodedProduct& forward, std::array<bool, 3> wanted);
 
 /// The same bits with a weight that was coded before, by e4m3_rows(): many products, one coding.
 ///   Errors    as above; inputs that need a gradient while they are enabled

@@ -10,7 +10,7 @@
 
 namespace fpsa::ops {
 
-/// at::parallel_for as a runner: at::get_num_threads() workers, one inside a parallel region.
+/// at::parallel_for as a runner: at::get_num_threads() workers, one inside a parallel region or a forked child.
 class TorchRunner final : public plan::ParallelRunner {
  public:
   int workers() const override;

@@ -1,11 +1,11 @@
 #include "fpsa/ops/prepass.h"
 
-#include <ATen/Parallel.h>
 
 #include <cmath>
 #include <memory>
 
 #include "fpsa/ops/environment.h"
+#include "fpsa/ops/fork.h"
 #include "fpsa/ops/parallel.h"
 #include "fpsa/ops/views.h"
 #include "fpsa/plan/prepass.h"
@@ -18,9 +18,9 @@ constexpr int64_t kGrain = 64;  // rows per task: at 1536 channels 190 kB, enoug
 
 // [B,L,H*D] with contiguous channels.
 at::Tensor checked_rows(const at::Tensor& x, int64_t heads, const char* op, const char* name) {
-  TORCH_CHECK(x.defined() && x.dim() == 3, op, ": ", name, " must be [B,L,H*D], got ", x.defined() ? x.dim() : 0,
+  TORCH_CHECK_VALUE(x.defined() && x.dim() == 3, op, ": ", name, " must be [B,L,H*D], got ", x.defined() ? x.dim() : 0,
               " dimensions");
-  TORCH_CHECK(heads >= 1 && x.size(2) % heads == 0, op, ": the channels of ", name, " (", x.size(2),
+  TORCH_CHECK_VALUE(heads >= 1 && x.size(2) % heads == 0, op, ": the channels of ", name, " (", x.size(2),
               ") must be a multiple of the heads, got ", heads);
   const auto rows = x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
   check_tokens(rows.unflatten(2, {heads, -1}), op, name, /*heads_first=*/false);
@@ -28,7 +28,7 @@ at::Tensor checked_rows(const at::Tensor& x, int64_t heads, const char* op, cons
 }
 
 at::Tensor checked_weight(const at::Tensor& weight, const at::Tensor& x, const char* op, const char* name) {
-  TORCH_CHECK(weight.defined() && weight.dim() == 1 && weight.size(0) == x.size(2), op, ": ", name, " must be [",
+  TORCH_CHECK_VALUE(weight.defined() && weight.dim() == 1 && weight.size(0) == x.size(2), op, ": ", name, " must be [",
               x.size(2), "], one value for each channel, got ", weight.defined() ? weight.sizes() : at::IntArrayRef());
   return weight.to(at::kFloat).contiguous();
 }
@@ -36,7 +36,7 @@ at::Tensor checked_weight(const at::Tensor& weight, const at::Tensor& x, const c
 const float* checked_rope(const at::Tensor& rope, const at::Tensor& x, int64_t heads, const char* op) {
   if (!rope.defined()) return nullptr;
   const int64_t pairs = x.size(2) / heads / 2;
-  TORCH_CHECK(rope.dim() == 3 && rope.size(0) == x.size(1) && rope.size(1) == 1 && rope.size(2) == pairs &&
+  TORCH_CHECK_VALUE(rope.dim() == 3 && rope.size(0) == x.size(1) && rope.size(1) == 1 && rope.size(2) == pairs &&
                   rope.scalar_type() == at::kComplexFloat && rope.is_contiguous() && rope.device().is_cpu(),
               op, ": rope must be contiguous complex64 [", x.size(1), ", 1, ", pairs, "], got ", rope.sizes(), " ",
               rope.scalar_type());
@@ -98,7 +98,7 @@ at::Tensor prepare_heads(const at::Tensor& x, const at::Tensor& weight, double e
     in.x = {static_cast<const std::byte*>(rows.const_data_ptr()) + b * rows.stride(0) * element, rows.stride(1),
             nullptr};
     auto* to = out + b * length * width * element;
-    at::parallel_for(0, length, kGrain, [&](int64_t begin, int64_t end) { kernel.prepare(in, begin, end, to); });
+    parallel_for(0, length, kGrain, [&](int64_t begin, int64_t end) { kernel.prepare(in, begin, end, to); });
   }
   return result;
 }
@@ -106,13 +106,13 @@ at::Tensor prepare_heads(const at::Tensor& x, const at::Tensor& weight, double e
 AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Precision precision, bool smooth_keys) {
   constexpr const char* kOp = "attention_of_projected";
   apply_environment();
-  TORCH_CHECK(precision != Precision::kNone, kOp,
+  TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
               ": precision none has no codes; call attention with prepare_heads of q and k");
   check_no_gradient(kOp, {x.q, x.k, x.v, x.q_weight, x.k_weight});
   const at::Tensor q = checked_rows(x.q, x.heads, kOp, "q"), k = checked_rows(x.k, x.heads, kOp, "k"),
                    v = checked_rows(x.v, x.heads, kOp, "v");
   for (const auto& [name, t] : {std::pair("k", &k), std::pair("v", &v)})
-    TORCH_CHECK(t->sizes() == q.sizes() && t->scalar_type() == q.scalar_type(), kOp, ": ", name,
+    TORCH_CHECK_VALUE(t->sizes() == q.sizes() && t->scalar_type() == q.scalar_type(), kOp, ": ", name,
                 " must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(), ", got ", t->sizes(), " ",
                 t->scalar_type());
   check_grid(plan, q.size(1), kOp, "q");

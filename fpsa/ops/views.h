@@ -18,6 +18,9 @@ at::Tensor tokens_first(const at::Tensor& x, bool heads_first);
 /// Checks dimension, dtype (F32 or BF16), head dim and device of one argument of an operator.
 void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first);
 
+/// Checks that k or v has the batch, heads, head dim and dtype of q; all in [B,L,H,D] order.
+void check_like_q(const at::Tensor& x, std::string_view name, const at::Tensor& q, std::string_view op);
+
 /// The kernels' name of F32 and BF16.
 kernel::Dtype kernel_dtype(at::ScalarType type);
 

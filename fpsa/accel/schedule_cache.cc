@@ -1,0 +1,71 @@
+#include "fpsa/accel/schedule_cache.h"
+
+#include <list>
+#include <string>
+#include <utility>
+
+#include "fpsa/base/check.h"
+#include "fpsa/ops/fork.h"
+
+namespace fpsa::accel {
+namespace {
+
+// A handful of schedules or masks is in use at a time; a mask and its plan may hold megabytes.
+constexpr size_t kMaxSchedules = 32, kMaxMasks = 8;
+
+// The most recently used entries, first the last one. Entries are made outside the lock.
+template <class Key, class Value, size_t kMax>
+class Recent {
+ public:
+  template <class Make>
+  std::shared_ptr<const Value> get(const Key& key, const Make& make) {
+    {
+      const auto lock = ops::fork_safe_lock();
+      for (auto at = entries_.begin(); at != entries_.end(); ++at)
+        if (at->first == key) {
+          entries_.splice(entries_.begin(), entries_, at);
+          return at->second;
+        }
+    }
+    std::shared_ptr<const Value> made = make();
+    const auto lock = ops::fork_safe_lock();
+    entries_.emplace_front(key, made);
+    if (entries_.size() > kMax) entries_.pop_back();
+    return made;
+  }
+
+ private:
+  std::list<std::pair<Key, std::shared_ptr<const Value>>> entries_;
+};
+
+struct MaskKey {
+  pattern::Grid grid, tile, granularity;
+  std::vector<int32_t> row_begin, col;
+  bool operator==(const MaskKey&) const = default;
+};
+
+}  // namespace
+
+std::shared_ptr<const schedule::Schedule> schedule_of(std::string_view text) {
+  static Recent<std::string, schedule::Schedule, kMaxSchedules> recent;
+  return recent.get(std::string(text), [&] {
+    return std::make_shared<const schedule::Schedule>(schedule::parse_toml(text, "schedule"));
+  });
+}
+
+std::shared_ptr<const ops::Plan> plan_of_mask(const pattern::Grid& grid, const pattern::Grid& tile,
+                                              const pattern::Grid& granularity, std::vector<int32_t> row_begin,
+                                              std::vector<int32_t> col) {
+  static Recent<MaskKey, ops::Plan, kMaxMasks> recent;
+  const MaskKey key{grid, tile, granularity, std::move(row_begin), std::move(col)};
+  return recent.get(key, [&] {
+    const int64_t tiles = pattern::tiles_per_axis(grid, tile).volume();
+    const auto entries = static_cast<int64_t>(key.row_begin.size());
+    FPSA_CHECK(entries > 1 && (entries - 1) % tiles == 0, "row_begin: expected heads * ", tiles,
+               " + 1 entries for the tiles of grid ", pattern::to_string(grid), ", got ", entries);
+    return std::make_shared<const ops::Plan>(
+        grid, tile, granularity, pattern::from_csr((entries - 1) / tiles, tiles, tiles, key.row_begin, key.col));
+  });
+}
+
+}  // namespace fpsa::accel
