@@ -2,7 +2,7 @@
 BUILD := build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-slow build format install clean
+.PHONY: demo test test-slow build format install wheel clean
 
 build:
 	scripts/bootstrap.sh
@@ -33,6 +33,11 @@ format:
 install: build
 	cmake --build $(BUILD) --target fpsa_library -j $(JOBS)
 	cmake --install $(BUILD) --prefix $(or $(PREFIX),$(CURDIR)/install)
+
+## The Python package, built as a wheel and checked in a fresh environment.
+wheel:
+	scripts/bootstrap.sh
+	scripts/check_wheel.sh
 
 clean:
 	rm -rf build out
