@@ -36,9 +36,9 @@ struct Barriers {
   FPSA_DEVICE ptx::SharedAddress queries_free(int group) const { return at(4 * stages + kConsumers + group); }
 };
 
-/// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf too.
+/// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf and NaN too.
 FPSA_DEVICE float power_of_two(float d) {
-  return d < -126.0f ? 0.0f : ptx::float_of(static_cast<uint32_t>(static_cast<int>(d) + 127) << 23);
+  return d >= -126.0f ? ptx::float_of(static_cast<uint32_t>(static_cast<int>(d) + 127) << 23) : 0.0f;
 }
 
 /// 2^x on FMA units: x = n + f with |f| <= 1/2, a polynomial of degree 4 within 3e-6 of 2^f, times 2^n. NaN stays NaN.

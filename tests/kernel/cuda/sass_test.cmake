@@ -1,6 +1,7 @@
 # Reads what nvcc made of a kernel file. -DLOG (ptxas -v) -DCUBIN -DKERNELS (how many) -DREGISTERS -DNVDISASM (or empty)
 #   * every kernel: no stack, no spills, as many registers at the start as the launch allows, nothing serialised;
-#   * machine code: FP8 products and tensor-map loads are there, local memory is not.
+#   * machine code: FP8 products and tensor-map loads are there, local memory is not;
+#   * where there is a python3: registers of products under way are left alone (sass_registers.py).
 file(READ ${LOG} log)
 set(problems "")
 foreach(word "C75[0-9][0-9]" "serialized" "[Ww]arning" "setmaxnreg ignored")
@@ -48,6 +49,18 @@ if(NVDISASM)
       string(APPEND problems "  ${CMAKE_MATCH_0}\n")
     endif()
   endforeach()
+  find_program(PYTHON python3)
+  if(PYTHON)
+    file(WRITE ${CUBIN}.sass "${sass}")
+    execute_process(COMMAND ${PYTHON} ${CMAKE_CURRENT_LIST_DIR}/sass_registers.py ${CUBIN}.sass
+      RESULT_VARIABLE status OUTPUT_VARIABLE text ERROR_VARIABLE text)
+    message(STATUS "sass_registers.py:\n${text}")
+    if(NOT status EQUAL 0)
+      string(APPEND problems "${text}")
+    endif()
+  else()
+    message(STATUS "no python3: registers of products under way not checked")
+  endif()
 else()
   message(STATUS "no nvdisasm (nvidia-cuda-nvdisasm in requirements/test.txt): machine code not read")
 endif()
