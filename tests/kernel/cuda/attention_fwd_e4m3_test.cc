@@ -103,9 +103,11 @@ TEST(AttentionFwdE4m3Sm90a, MatchesTheReferenceOnAllTilesWithLargeScores) {
 }
 
 TEST(AttentionFwdE4m3Sm90a, MatchesTheReferenceWithScalesThatChangeInsideASegment) {
-  for (const int64_t dim : {64, 128}) {
-    EmulatedProblem problem = ragged(dim);
-    problem.granularity = {1, 2, 4};
+  // A scale for each token: neighbours of a pair, which one thread multiplies at once, differ.
+  for (const Grid& granularity : {Grid{1, 2, 4}, Grid{1, 1, 1}}) {
+    SCOPED_TRACE(to_string(granularity));
+    EmulatedProblem problem = ragged(granularity.x == 1 ? 64 : 128);
+    problem.granularity = granularity;
     ASSERT_TRUE(EmulatedAttention(problem).column_scales());
     check(problem);
   }
