@@ -76,7 +76,7 @@ FPSA_BOTH AttentionTiling choose_bf16_tiling(int dim) {
   tiling.dim = dim;
   tiling.element_bytes = 2;
   tiling.stages = dim == 128 ? 2 : 4;
-  tiling.polynomial = dim == 128 ? 0 : 2;
+  tiling.polynomial = dim == 128 ? 0 : 1;
   return tiling;
 }
 
