@@ -34,7 +34,7 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
   constexpr int kSegments = kTiling.keys / kSegment, kDim = kTiling.dim;
   constexpr int kStages = kTiling.stages;
   int number = 0, item_number = 0;
-  const int32_t total = p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
+  const int32_t total = item_total(p);
   for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
     const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
     const WorkItem& item = p.items[place.item];
@@ -77,45 +77,25 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
   }
 }
 
-/// One consumer warpgroup. Arrays are registers: every index is a constant after unrolling.
+/// One consumer warpgroup.
 template <AttentionTiling kTiling>
-struct Consumer {
-  static constexpr SharedMap kMap = shared_map(kTiling);
-  static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment, kStages = kTiling.stages;
+struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
+  using Parts = ConsumerParts<AttentionFwdParams, kTiling>;
+  using Parts::kMap, Parts::kDim, Parts::kSegments, Parts::kStages;
+  using Parts::p, Parts::memory, Parts::barriers, Parts::group, Parts::thread, Parts::number;
+  using Parts::scores, Parts::out, Parts::m, Parts::sum;
   static constexpr ptx::Swizzle kRowSwizzle = kDim == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64;
   static_assert(!kTiling.exact || kTiling.fold_every == 1, "a block's two products use the same sums");
   static_assert(kMap.bytes <= kMaxSharedBytes, "what a block of threads may have");
   static_assert(kDim == 64 || kDim == 128, "a row of codes is one row of a swizzle");
 
-  const AttentionFwdParams& p;
-  const ptx::SharedAddress memory;
-  const Barriers& barriers;
-  const int group, thread;  // of the block's consumers, of the warpgroup
-
-  float scores[kTiling.keys / 2], sums[kDim / 2], out[kDim / 2];
+  float sums[kDim / 2];
   uint32_t codes[kSegments][4], residues[kTiling.exact ? kSegments : 1][4];
-  // Of the thread's two rows: m, the row sum, log2 of a score per unit, and the powers of two that bring the row sum,
-  // and `out` at its next fold, to the m of the codes.
-  float m[2], sum[2], factor[2], rescale_sum[2], rescale_out[2];
-  int number = 0;       // of the block of keys
-  bool paired = false;  // the other group works on this item too
+  // Of the thread's two rows: log2 of a score per unit, and the powers of two that bring the row sum, and `out` at its
+  // next fold, to the m of the codes.
+  float factor[2], rescale_sum[2], rescale_out[2];
 
-  FPSA_DEVICE Consumer(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
-      : p(p), memory(memory), barriers(barriers), group(thread / 128 - 1), thread(thread % 128) {}
-
-  // Readers are done with something: each warp says so once, after its last thread.
-  FPSA_DEVICE void release(ptx::SharedAddress barrier) {
-    ptx::sync_warp();
-    if (thread % 32 == 0) ptx::mbarrier_arrive(barrier);
-  }
-
-  /// Named barriers 1 and 2 are the turns of the two groups; group 0 begins.
-  FPSA_DEVICE void take_turn() {
-    if (paired) ptx::barrier_sync(1 + group, 256);
-  }
-  FPSA_DEVICE void pass_turn() {
-    if (paired) ptx::barrier_arrive(2 - group, 256);
-  }
+  using Parts::Parts;
 
   FPSA_DEVICE void issue_scores() {
     const ptx::SharedAddress base = ptx::opaque(memory), q = base + kMap.queries + group * kMap.query_bytes;
@@ -138,17 +118,6 @@ struct Consumer {
     ptx::wgmma_commit();
   }
 
-  /// Scores of keys that do not exist become -inf. Entries are the block's.
-  FPSA_DEVICE void mask(const int32_t* entries) {
-    FPSA_UNROLL
-    for (int s = 0; s < kSegments; ++s) {
-      const int left = entry_valid(entries[s]) - fragment_column(thread);
-      FPSA_UNROLL
-      for (int i = 0; i < 16; ++i)
-        if (i / 4 * 8 + i % 2 >= left) scores[16 * s + i] = kLowest;
-    }
-  }
-
   /// Scores become 2^8 P; m and the sums move on.
   FPSA_DEVICE void softmax() {
     const ptx::SharedAddress scales = memory + kMap.scales + stage_of<kStages>(number) * kMap.scale_bytes;
@@ -169,7 +138,7 @@ struct Consumer {
       for (int s = 0; s < kSegments; ++s)
         scale[s] = ptx::load_shared<float>(scales + s * kSegment * 4);
     }
-    release(barriers.keys_free(stage_of<kStages>(number)));
+    this->release(barriers.keys_free(stage_of<kStages>(number)));
 
     FPSA_UNROLL
     for (int half = 0; half < 2; ++half) {
@@ -251,7 +220,7 @@ struct Consumer {
       for (int i = 0; i < kDim / 2; ++i)
         out[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, out[i]);
     }
-    release(barriers.values_free(stage_of<kStages>(at)));
+    this->release(barriers.values_free(stage_of<kStages>(at)));
   }
 
   /// m has moved since the codes of the sums: says so to the next fold or, inside a chain, to the sums.
@@ -270,21 +239,18 @@ struct Consumer {
   template <bool kFirst>
   FPSA_DEVICE void step(int32_t entry, int block, bool last) {
     const int32_t* entries = p.entries + entry;
-    bool full = true;
-    FPSA_UNROLL
-    for (int s = 0; s < kSegments; ++s)
-      full = full && entry_full(entries[s]);
-    take_turn();
-    ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(number)), parity_of<kStages>(number));
-    if constexpr (!kFirst) wait_for_values(number - 1);
+    const bool full = this->all_exist(entries);
+    this->take_turn();
+    this->wait_for_keys(number);
+    if constexpr (!kFirst) this->wait_for_values(number - 1);
     ptx::wgmma_fence();
     issue_scores();
     if constexpr (!kFirst) issue_values(codes, number - 1, (block - 1) % kTiling.fold_every != 0);
-    if (group == 0 || !last) pass_turn();
+    if (group == 0 || !last) this->pass_turn();
     ptx::wgmma_wait<kFirst ? 0 : 1>();
     ptx::pin(scores);
-    if (last) release(barriers.queries_free(group));
-    if (!full) mask(entries);
+    if (last) this->release(barriers.queries_free(group));
+    if (!full) this->mask(entries);
     softmax();
     const bool folded = kFirst || block % kTiling.fold_every == 0;
     if constexpr (!kFirst) finish_values(number - 1, folded);
@@ -293,143 +259,31 @@ struct Consumer {
     ++number;
   }
 
-  FPSA_DEVICE void wait_for_values(int at) {
-    ptx::mbarrier_wait(barriers.values_full(stage_of<kStages>(at)), parity_of<kStages>(at));
-  }
-
   /// P V of block `at` of the ring with nothing beside it.
   FPSA_DEVICE void finish_block(int at, int block) {
-    wait_for_values(at);
+    this->wait_for_values(at);
     ptx::wgmma_fence();
     issue_values(codes, at, block % kTiling.fold_every != 0);
     finish_values(at, true);
   }
 
-  /// Rows of an accumulator, scaled, to their places.
-  FPSA_DEVICE void store(const Place& place, const float (&weight)[2], const float* v_scale, const WorkItem& item) {
-    const OutView& to = p.out;
-    const int64_t base = place.batch * to.batch_stride + place.head * to.head_stride;
-    const ptx::SharedAddress staging = memory + kMap.staging + group * kMap.staging_bytes;
-    const int lane = thread % 32, first_row = thread / 32 * 16;
-    // Rows of the last item have been read: its warp has met in release() since.
+  FPSA_DEVICE void start_item(const Place& place, const WorkItem& item) {
+    const float* scale = p.q_scale + int64_t{place.batch * p.heads + place.head} * p.query_segments * kSegment;
     FPSA_UNROLL
-    for (int j = 0; j < kDim / 8; j += 2) {
-      uint32_t packed[4];
-      FPSA_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int column = 8 * (j + i / 2) + fragment_column(thread), at = 4 * (j + i / 2) + 2 * (i % 2);
-        const float low = out[at] * weight[i % 2] * v_scale[column];
-        const float high = out[at + 1] * weight[i % 2] * v_scale[column + 1];
-        packed[i] = to.type == OutType::kF16 ? ptx::f16x2(low, high) : ptx::bf16x2(low, high);
-        const int row = row_of(fragment_row(thread, i % 2), item);
-        if (to.type == OutType::kF32 && row >= 0) {
-          float* cell = static_cast<float*>(to.data) + base + row * to.row_stride + column;
-          cell[0] = low;
-          cell[1] = high;
-        }
-      }
-      ptx::store_matrix_x4(staging + (first_row + lane % 16) * kMap.staging_pitch + (8 * j + lane / 16 * 8) * 2,
-                           packed);
+    for (int half = 0; half < 2; ++half) {
+      const int slot = this->slot_of(fragment_row(thread, half), item);
+      factor[half] = slot < 0 ? 0.0f : p.log2_factor * scale[slot];
     }
-    if (to.type == OutType::kF32) return;
-    ptx::sync_warp();
-    // 16 bytes a thread: a row's bytes are neighbours in memory.
-    constexpr int kPieces = kDim / 8;
-    FPSA_UNROLL
-    for (int at = lane; at < 16 * kPieces; at += 32) {
-      const int r = first_row + at / kPieces, row = row_of(r, item);
-      if (row < 0) continue;
-      auto* cell = static_cast<uint16_t*>(to.data) + base + row * to.row_stride + at % kPieces * 8;
-      *reinterpret_cast<Piece*>(cell) = ptx::load_shared<Piece>(staging + r * kMap.staging_pitch + at % kPieces * 16);
-    }
-  }
-  struct alignas(16) Piece {
-    uint32_t words[4];
-  };
-
-  FPSA_DEVICE int slot_of(int row, const WorkItem& item) const {
-    const int segment = item.query_segment[2 * group + row / kSegment];
-    return segment < 0 ? -1 : segment * kSegment + row % kSegment;
-  }
-  FPSA_DEVICE int row_of(int row, const WorkItem& item) const {
-    const int slot = slot_of(row, item);
-    return slot < 0 ? -1 : p.row_of_slot[slot];
+    this->start_rows();
   }
 
-  // Its place and its rows are found again rather than kept in registers beside the products.
   FPSA_DEVICE void finish_item(int32_t index) {
     const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
     const WorkItem& item = p.items[place.item];
-    const int job = place.batch * p.heads + place.head;
+    const float* v_scale = p.v_scale + int64_t{place.batch * p.heads + place.head} * kDim;
     float weight[2];
-    FPSA_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      FPSA_UNROLL
-      for (int lanes = 1; lanes < 4; lanes *= 2)
-        sum[half] += ptx::shuffle_xor(sum[half], lanes);
-      weight[half] = item.entries > 0 ? ptx::divide(1.0f, sum[half]) : 0.0f;
-      const int row = row_of(fragment_row(thread, half), item);
-      if (thread % 4 != 0 || row < 0) continue;
-      // A NaN among the scores is lost in m but not in the sum.
-      const float top = sum[half] == sum[half] ? m[half] : sum[half];
-      const int64_t at = job * p.queries + row;
-      if (p.row_max) p.row_max[at] = top;
-      if (p.lse)
-        p.lse[at] = item.entries > 0 ? (top - kCodeBits + ptx::log2_approx(sum[half])) * 0.69314718056f : kLowest;
-    }
-    const float* v_scale = p.v_scale + int64_t{job} * kDim;
-    store(place, weight, v_scale, item);
-  }
-
-  FPSA_DEVICE void start_item(int job, const WorkItem& item) {
-    FPSA_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int slot = slot_of(fragment_row(thread, half), item);
-      factor[half] = slot < 0 ? 0.0f : p.log2_factor * p.q_scale[(int64_t{job} * p.query_segments) * kSegment + slot];
-      m[half] = kLowest;
-      sum[half] = 0;
-    }
-    FPSA_UNROLL
-    for (int i = 0; i < kDim / 2; ++i)
-      out[i] = 0;
-  }
-
-  /// An item without rows for this group: it only lets the stages go by.
-  FPSA_DEVICE void stand_by(int blocks) {
-    for (const int end = number + blocks; number < end; ++number) {
-      ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(number)), parity_of<kStages>(number));
-      release(barriers.keys_free(stage_of<kStages>(number)));
-      wait_for_values(number);
-      release(barriers.values_free(stage_of<kStages>(number)));
-    }
-  }
-
-  FPSA_DEVICE void run() {
-    const int32_t total = p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
-    for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
-      const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
-      const WorkItem& item = p.items[place.item];
-      const int blocks = item.entries / kSegments;
-      // The parity is that of the number of items before; a counter would cost a register.
-      ptx::mbarrier_wait(barriers.queries_full(group), static_cast<uint32_t>(index / ptx::grid_blocks() & 1));
-      const bool idle = item.query_segment[2 * group] < 0;
-      if (idle || blocks == 0) release(barriers.queries_free(group));
-      if (idle) {
-        stand_by(blocks);
-        continue;
-      }
-      start_item(place.batch * p.heads + place.head, item);
-      if (blocks > 0) {
-        paired = item.query_segment[2 * (1 - group)] >= 0;
-        if (group == 1) pass_turn();
-        const int32_t first = item.first_entry, last = first + (blocks - 1) * kSegments;
-        step<true>(first, 0, first == last);
-        for (int32_t entry = first + kSegments; entry <= last; entry += kSegments)
-          step<false>(entry, (entry - first) / kSegments, entry == last);
-        finish_block(number - 1, (last - first) / kSegments);
-      }
-      finish_item(static_cast<int32_t>(ptx::opaque(static_cast<uint32_t>(index))));
-    }
+    this->finish_rows(place, item, kCodeBits, weight);
+    this->store(place, item, [&](int at, int column) { return out[at] * weight[at / 2 % 2] * v_scale[column]; });
   }
 };
 
@@ -441,18 +295,7 @@ FPSA_DEVICE void attention_fwd_e4m3_sm90a(const AttentionFwdParams& p) {
   const Barriers barriers{memory + kMap.barriers, kTiling.stages};
   const int thread = ptx::thread_index();
   if (thread == 0) {
-    constexpr uint32_t kWarps = kConsumers * 4;
-    for (int stage = 0; stage < kTiling.stages; ++stage) {
-      ptx::mbarrier_init(barriers.keys_full(stage), 1);
-      ptx::mbarrier_init(barriers.values_full(stage), 1);
-      ptx::mbarrier_init(barriers.keys_free(stage), kWarps);
-      ptx::mbarrier_init(barriers.values_free(stage), kWarps);
-    }
-    for (int group = 0; group < kConsumers; ++group) {
-      ptx::mbarrier_init(barriers.queries_full(group), 1);
-      ptx::mbarrier_init(barriers.queries_free(group), 4);
-    }
-    ptx::fence_barrier_init();
+    init_barriers(barriers);
     ptx::prefetch_map(p.q);
     ptx::prefetch_map(p.k);
     ptx::prefetch_map(p.v);
@@ -463,7 +306,8 @@ FPSA_DEVICE void attention_fwd_e4m3_sm90a(const AttentionFwdParams& p) {
     if (thread < ptx::kWarpThreads && ptx::elect_one()) produce<kTiling>(p, memory, barriers);
   } else {
     ptx::set_max_registers_raise<kConsumerRegisters>();
-    Consumer<kTiling>(p, memory, barriers, thread).run();
+    Consumer<kTiling> consumer(p, memory, barriers, thread);
+    consumer.run_items(consumer);
   }
 }
 
