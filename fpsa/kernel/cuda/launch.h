@@ -31,4 +31,18 @@ struct AttentionFwdLaunch {
 ///             strides that are not multiples of 16 bytes, 2^31 or more items or slots, an error of CUDA with its name
 void launch_attention_fwd_e4m3(const AttentionFwdLaunch& launch, void* stream);
 
+/// The same for attention_fwd_bf16_sm90a: q, k, v are slots of BF16 (attention_fwd_bf16_sm90a.h), no scales, not exact.
+void launch_attention_fwd_bf16(const AttentionFwdLaunch& launch, void* stream);
+
+/// One pack_bf16_sm90a: rows of BF16 by strides (elements, D contiguous) to slots [batch,heads,32 segments,dim].
+struct PackBf16Launch {
+  const void* from = nullptr;
+  int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
+  void* to = nullptr;
+  const int32_t* row_of_slot = nullptr;
+  int64_t batch = 0, heads = 0, segments = 0, dim = 0;
+};
+/// Enqueues it; errors as of launch_attention_fwd_e4m3.
+void launch_pack_bf16(const PackBf16Launch& launch, void* stream);
+
 }  // namespace fpsa::kernel::cuda

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -14,82 +15,20 @@
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/bounds.h"
 #include "fpsa/numeric/e4m3.h"
+#include "tests/kernel/cuda/emulated_memory.h"
 
 namespace fpsa::kernel::cuda::testing_support {
 namespace {
 
-constexpr float kGuard = -12345.0f;
-
-float f32_from_f16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 0    ? std::ldexp(mantissa, -24)
-                      : exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                       : std::ldexp(1024 + mantissa, exponent - 25);
-  return static_cast<float>(bits & 0x8000 ? -size : size);
-}
-
-// A buffer whose start is aligned as a tensor map needs it.
-template <class T>
-struct Aligned {
-  explicit Aligned(size_t count) : memory(count + 64 / sizeof(T)) {
-    data = memory.data();
-    while (reinterpret_cast<uintptr_t>(data) % 64 != 0)
-      ++data;
-  }
-  std::vector<T> memory;
-  T* data;
-};
-
-// Output of any type with guard values around and between its rows.
-struct Cells {
-  Cells(int64_t rows, int64_t dim, OutType type)
-      : rows(rows), dim(dim), type(type), bytes(static_cast<size_t>((rows + 2) * pitch() * size())) {
-    for (int64_t i = 0; i < (rows + 2) * pitch(); ++i)
-      put(i, kGuard);
-  }
-  int64_t pitch() const { return dim + 8; }
-  int64_t size() const { return type == OutType::kF32 ? 4 : 2; }
-  void* start() { return bytes.data + pitch() * size(); }
-  void put(int64_t i, float x) {
-    if (type == OutType::kF32)
-      std::memcpy(bytes.data + i * 4, &x, 4);
-    else {
-      const uint32_t bits = type == OutType::kBf16 ? numeric::bf16_from_f32(x) : ptx::f16x2(x, 0);
-      std::memcpy(bytes.data + i * 2, &bits, 2);
-    }
-  }
-  float get(int64_t i) const {
-    float x;
-    uint16_t bits;
-    if (type == OutType::kF32) return std::memcpy(&x, bytes.data + i * 4, 4), x;
-    std::memcpy(&bits, bytes.data + i * 2, 2);
-    return type == OutType::kBf16 ? numeric::f32_from_bf16(bits) : f32_from_f16(bits);
-  }
-  // Values without the gaps, which must be untouched.
-  std::vector<float> take() const {
-    std::vector<float> values;
-    const float guard = Cells(0, 8, type).get(0);
-    for (int64_t row = -1; row <= rows; ++row)
-      for (int64_t d = 0; d < pitch(); ++d) {
-        const float x = get((row + 1) * pitch() + d);
-        if (row >= 0 && row < rows && d < dim)
-          values.push_back(x);
-        else
-          EXPECT_EQ(x, guard) << "written outside, row " << row << " element " << d;
-      }
-    return values;
-  }
-  int64_t rows, dim;
-  OutType type;
-  Aligned<uint8_t> bytes;
-};
-
 template <AttentionTiling kTiling>
 emulation::Report run_tiling(const AttentionFwdParams& params, int blocks, const emulation::Options& options) {
   constexpr SharedMap kMap = shared_map(kTiling);
-  return emulation::run(
-      {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
+  return emulation::run({.blocks = blocks,
+                         .threads = kThreads,
+                         .registers = kRegistersAtStart,
+                         .shared_bytes = kMap.bytes,
+                         .shared_base = 1024},
+                        options, [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
 }
 
 constexpr AttentionTiling folding(AttentionTiling tiling, int every) {
@@ -245,16 +184,23 @@ EmulatedAttention::Magnitudes EmulatedAttention::magnitudes(int64_t job) const {
   const auto* codes_q = static_cast<const uint8_t*>(at.q.data);
   const auto* codes_k = static_cast<const uint8_t*>(at.k.data);
   const auto* codes_v = static_cast<const uint8_t*>(at.v.data);
-  const auto size = [](uint8_t code) { return std::abs(static_cast<double>(numeric::f32_from_e4m3(code))); };
+  const auto real = [](uint8_t code) { return static_cast<double>(numeric::f32_from_e4m3(code)); };
+  const auto size = [&](uint8_t code) { return std::abs(real(code)); };
   Magnitudes found;
   found.keys = at.keys;
   double largest = 0;
   for (int64_t i = 0; i < at.queries; ++i) {
     for (int64_t j = 0; j < at.keys; ++j) {
-      double sum = 0;
-      for (int64_t d = 0; d < at.dim; ++d)
-        sum += size(codes_q[i * at.dim + d]) * size(codes_k[j * at.dim + d]);
-      largest = std::max(largest, sum * at.q_scale[i] * at.k_scale[j]);
+      double sum = 0, partial = 0, peak = 0;
+      for (int64_t d = 0; d < at.dim; ++d) {
+        const double term = real(codes_q[i * at.dim + d]) * real(codes_k[j * at.dim + d]);
+        sum += std::abs(term);
+        partial += term;
+        peak = std::max({peak, std::abs(term), std::abs(partial)});
+      }
+      const double scale = double{at.q_scale[i]} * at.k_scale[j];
+      largest = std::max(largest, sum * scale);
+      found.score_peak = std::max(found.score_peak, peak * scale * at.softmax_scale);
     }
   }
   for (int64_t j = 0; j < at.keys; ++j)
