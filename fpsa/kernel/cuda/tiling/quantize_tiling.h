@@ -36,7 +36,7 @@ FPSA_BOTH QuantizeMap quantize_map(int heads, int dim, bool norm, bool turn) {
   map.turn_bytes = turn ? 4 * static_cast<uint32_t>(dim) : 0;
   map.turns = kQuad * map.row_bytes;
   map.quads = map.turns + kQuad * map.turn_bytes;
-  map.factors = map.quads + 4 * kQuadWords;  // by row and head: the scale and what divides by it
+  map.factors = map.quads + 4 * kQuadWords;  // by head and row: the scale and what divides by it
   map.stage_bytes = (map.factors + 8 * kQuad * static_cast<uint32_t>(heads) + 127) / 128 * 128;
   map.weights = kQuantizeStages * map.stage_bytes;
   map.barriers = map.weights + (norm ? 4 * width : 0);
