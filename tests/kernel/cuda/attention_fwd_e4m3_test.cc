@@ -37,14 +37,22 @@ emulation::Options seeded(int seed) {
   return options;
 }
 
+// accumulator_bits: of the tensor core below the largest of the 33 terms that it adds at once; 0 for F32.
 void expect_close(const EmulatedAttention& attention, const EmulatedResult& got, const EmulatedResult& want,
-                  bool exact = false) {
+                  bool exact = false, int accumulator_bits = 0) {
   const int64_t rows = attention.tokens(), dim = attention.problem().dim;
   for (int64_t job = 0; job < attention.problem().batch * attention.problem().heads; ++job) {
-    const auto [value, score_error, keys] = attention.magnitudes(job);
-    // The bound of the CPU entries (tests/kernel/attention_fwd_test.cc): scores, exp2 within 3e-6, sums.
-    const double relative =
+    const auto [value, score_error, score_peak, keys] = attention.magnitudes(job);
+    // The bound of the CPU entries (tests/kernel/attention_fwd_test.cc): scores, exp2 within 3e-6, sums. A tensor core
+    // of few bits cuts less than `cut` of the largest term off each term, so off D / 32 x 33 terms of a score and
+    // 4 x 33 of a block's output; errors of either sign add up as the root of their number.
+    const double cut = accumulator_bits > 0 ? std::ldexp(1.0, -accumulator_bits) : 0.0;
+    const double terms = 33.0 * static_cast<double>(dim) / 32;
+    const double f32 =
         tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
+    const double relative = f32 + cut * (tolerance::kAttentionF32 * terms * score_peak + 4 * 33);
+    const double relative_rms =
+        f32 + cut * (tolerance::kAttentionF32 * std::sqrt(terms) * score_peak + std::sqrt(4 * 33));
     double squares = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const auto row = static_cast<size_t>(job * rows + i);
@@ -65,7 +73,8 @@ void expect_close(const EmulatedAttention& attention, const EmulatedResult& got,
         squares += error * error;
       }
     }
-    EXPECT_LE(std::sqrt(squares / static_cast<double>(rows * dim)), (tolerance::kAttentionE4m3Rms + relative) * value);
+    EXPECT_LE(std::sqrt(squares / static_cast<double>(rows * dim)),
+              (tolerance::kAttentionE4m3Rms + relative_rms) * value);
   }
 }
 
@@ -118,6 +127,18 @@ TEST(AttentionFwdE4m3Sm90a, AddsSeveralBlocksInTheTensorCoreWhenAsked) {
   check(problem, {.fold_every = 3});
 }
 
+// What a card is expected to do: its bits are not the F32 emulation's, but stay within the bound.
+TEST(AttentionFwdE4m3Sm90a, StaysWithinTheBoundOfATensorCoreThatKeeps13Bits) {
+  for (const int64_t dim : {64, 128}) {
+    const EmulatedAttention attention(ragged(dim));
+    emulation::Options options;
+    options.accumulator_bits = 13;
+    const EmulatedResult got = attention.emulated({}, options);
+    EXPECT_NE(got.out, attention.emulated({}, {}).out);
+    expect_close(attention, got, attention.reference(), false, options.accumulator_bits);
+  }
+}
+
 TEST(AttentionFwdE4m3Sm90a, EveryHeadHasItsMaskAndSomeRowsSeeNothing) {
   EmulatedProblem problem = ragged(64);
   problem.grid = {2, 7, 18};
@@ -160,6 +181,19 @@ TEST(AttentionFwdE4m3Sm90a, HalfPrecisionOutputIsTheRoundedF32Output) {
       const double unit = type == OutType::kBf16 ? numeric::kBf16Epsilon : 0x1p-11;
       ASSERT_NEAR(narrow.out[i], wide.out[i], std::abs(wide.out[i]) * unit + 0x1p-25) << i;
     }
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, ScalesWhoseProductUnderflowsWeighAllKeysAlike) {
+  for (const bool fine : {false, true}) {
+    EmulatedProblem problem = ragged(64);
+    if (fine) problem.granularity = {1, 2, 4};
+    EmulatedAttention attention(problem);
+    ASSERT_EQ(attention.column_scales(), fine);
+    for (auto* scales : {&attention.q_scale, &attention.k_scale})
+      for (float& scale : *scales)
+        scale = 1e-30f;
+    expect_close(attention, attention.emulated({}, {}), attention.reference());
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -22,9 +23,12 @@ namespace {
 template <AttentionTiling kTiling>
 emulation::Report run_tiling(const AttentionFwdParams& params, int blocks, const emulation::Options& options) {
   constexpr SharedMap kMap = shared_map(kTiling);
-  return emulation::run(
-      {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
+  return emulation::run({.blocks = blocks,
+                         .threads = kThreads,
+                         .registers = kRegistersAtStart,
+                         .shared_bytes = kMap.bytes,
+                         .shared_base = 1024},
+                        options, [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
 }
 
 constexpr AttentionTiling folding(AttentionTiling tiling, int every) {
@@ -180,16 +184,23 @@ EmulatedAttention::Magnitudes EmulatedAttention::magnitudes(int64_t job) const {
   const auto* codes_q = static_cast<const uint8_t*>(at.q.data);
   const auto* codes_k = static_cast<const uint8_t*>(at.k.data);
   const auto* codes_v = static_cast<const uint8_t*>(at.v.data);
-  const auto size = [](uint8_t code) { return std::abs(static_cast<double>(numeric::f32_from_e4m3(code))); };
+  const auto real = [](uint8_t code) { return static_cast<double>(numeric::f32_from_e4m3(code)); };
+  const auto size = [&](uint8_t code) { return std::abs(real(code)); };
   Magnitudes found;
   found.keys = at.keys;
   double largest = 0;
   for (int64_t i = 0; i < at.queries; ++i) {
     for (int64_t j = 0; j < at.keys; ++j) {
-      double sum = 0;
-      for (int64_t d = 0; d < at.dim; ++d)
-        sum += size(codes_q[i * at.dim + d]) * size(codes_k[j * at.dim + d]);
-      largest = std::max(largest, sum * at.q_scale[i] * at.k_scale[j]);
+      double sum = 0, partial = 0, peak = 0;
+      for (int64_t d = 0; d < at.dim; ++d) {
+        const double term = real(codes_q[i * at.dim + d]) * real(codes_k[j * at.dim + d]);
+        sum += std::abs(term);
+        partial += term;
+        peak = std::max({peak, std::abs(term), std::abs(partial)});
+      }
+      const double scale = double{at.q_scale[i]} * at.k_scale[j];
+      largest = std::max(largest, sum * scale);
+      found.score_peak = std::max(found.score_peak, peak * scale * at.softmax_scale);
     }
   }
   for (int64_t j = 0; j < at.keys; ++j)

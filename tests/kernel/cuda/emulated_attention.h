@@ -45,9 +45,10 @@ class EmulatedAttention {
                           emulation::Report* report = nullptr) const;
 
   bool column_scales() const { return column_scales_; }
-  /// By job and position: the largest |v| of a visible key, the bound of the error of a score in natural-log units.
+  /// By job and position: the largest |v| of a visible key; in natural-log units the bound of the error of a score, and
+  /// the largest term or partial sum of a score, to which a tensor core aligns the others.
   struct Magnitudes {
-    double value = 0, score_error = 0;
+    double value = 0, score_error = 0, score_peak = 0;
     int64_t keys = 0;
   };
   Magnitudes magnitudes(int64_t job) const;

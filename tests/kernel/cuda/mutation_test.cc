@@ -131,6 +131,18 @@ TEST_P(Mutations, AGroupThatDoesNotWaitForItsTurnIsNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"barrier_sync"}), 1);
 }
 
+// That a consumer never asks for more is for the test of the machine code to see: registers are not emulated.
+TEST_P(Mutations, AProducerThatKeepsItsRegistersIsNoticed) {
+  int found = 0, count = 0;
+  for (const Call& call : report_.calls) {
+    if (call.function != "set_max_registers") continue;
+    ++count;
+    found += noticed(run_, right_, {Mutation::Kind::kDrop, call});
+  }
+  EXPECT_EQ(count, 2);
+  EXPECT_GE(found, 1);
+}
+
 TEST_P(Mutations, TheWarpsMeetBeforeTheyLetGo) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"sync_warp"}), 2);
 }

@@ -26,7 +26,7 @@ Block::Block(const Launch& launch, const Options& options, int index, const std:
                   failure_ = std::current_exception();
                 }
               }),
-      shared_(*this, launch.shared_bytes),
+      shared_(*this, launch.shared_base, launch.shared_bytes),
       barriers_(*this),
       copies_(*this),
       registers_(*this),
@@ -126,6 +126,7 @@ void Block::run() {
   while (happen()) {
   }
   barriers_.check_idle_at_exit();
+  registers_.check_warpgroups_at_exit();
 }
 
 void Block::begin(const char* function, Site site) {
