@@ -3,6 +3,7 @@
 // each fault must be noticed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 
@@ -18,25 +19,31 @@ using testing_support::BackwardProblem;
 using testing_support::BackwardResult;
 using testing_support::EmulatedBackward;
 
-// Small, yet: lists of more blocks of columns than there are stages, so that a producer can run over a stage in use
-// before the item's rows stop it; several items for the one block of threads; ragged tiles; an item for one group.
-BackwardProblem small_problem(bool coded) {
-  BackwardProblem problem;
-  problem.grid = {2, 6, 55};
-  problem.tile = {2, 4, 8};
-  problem.granularity = problem.tile;
-  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {1, 2, 6});
-  problem.coded = coded;
-  return problem;
-}
-
 struct Pass {
   bool of_keys, coded;
 };
 
+// Small, yet: rows of three tiles, two of them ragged, make an item for both groups and one for one, and their lists have
+// more blocks of columns than there are stages, so that a producer can run over a stage in use before the next item's
+// rows stop it. The other rows' items have empty lists.
+BackwardProblem small_problem(const Pass& pass) {
+  BackwardProblem problem;
+  problem.grid = {2, 6, 55};
+  problem.tile = {2, 4, 8};
+  problem.granularity = problem.tile;
+  problem.coded = pass.coded;
+  constexpr int64_t kTiles = 14;
+  std::vector<uint8_t> visible(kTiles * kTiles);
+  for (const size_t row : {0, 6, 13})
+    std::fill_n(visible.begin() + static_cast<int64_t>(row) * kTiles, kTiles, uint8_t{1});
+  problem.mask = pattern::from_matrix(visible, 1, kTiles, kTiles);
+  if (pass.of_keys) problem.mask = exchanged(problem.mask);
+  return problem;
+}
+
 class BackwardMutations : public testing::TestWithParam<Pass> {
  protected:
-  BackwardMutations() : backward_(small_problem(GetParam().coded)) { right_ = run({}, &report_); }
+  BackwardMutations() : backward_(small_problem(GetParam())) { right_ = run({}, &report_); }
 
   BackwardResult run(const emulation::Options& options, emulation::Report* report = nullptr) const {
     EmulatedBackward::RunOptions run;
