@@ -5,6 +5,7 @@
 #include <set>
 
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/cuda/tiling/attention_bwd_tiling.h"
 #include "fpsa/kernel/cuda/tiling/attention_tiling.h"
 #include "fpsa/kernel/cuda/tiling/pack.h"
 #include "fpsa/kernel/cuda/tiling/work_list.h"
@@ -126,6 +127,44 @@ TEST(WorkList, EveryRowSeesTheTokensOfItsMaskOnce) {
   }
 }
 
+// The pairs of segments that a list computes, by head.
+std::set<std::tuple<int32_t, int32_t, int32_t>> pairs_of(const WorkList& work, bool rows_are_keys) {
+  std::set<std::tuple<int32_t, int32_t, int32_t>> pairs;
+  for (const WorkItem& item : work.items)
+    for (const int32_t row : item.query_segment)
+      for (int32_t i = 0; row >= 0 && i < item.entries; ++i) {
+        const int32_t entry = work.entries[static_cast<size_t>(item.first_entry + i)];
+        if (entry == 0) continue;
+        const int32_t column = entry_segment(entry);
+        const bool added = pairs.emplace(item.head, rows_are_keys ? column : row, rows_are_keys ? row : column).second;
+        EXPECT_TRUE(added) << "a pair twice: row " << row << " column " << column;
+      }
+  return pairs;
+}
+
+TEST(WorkList, TheExchangedMaskGivesTheSamePairs) {
+  for (const Grid& grid : grids()) {
+    if (grid.volume() > 10000) continue;
+    // Queries and keys of different lengths, so that exchanging only one of the layouts would not go unnoticed.
+    const Grid keys_grid{grid.t, grid.y, grid.x + 9};
+    const SegmentLayout queries(TileOrder(grid, {3, 4, 8}).tile_begin());
+    const SegmentLayout keys(TileOrder(keys_grid, {3, 4, 8}).tile_begin());
+    const int64_t rows = pattern::tiles_per_axis(grid, {3, 4, 8}).volume();
+    const int64_t cols = pattern::tiles_per_axis(keys_grid, {3, 4, 8}).volume();
+    for (const int64_t heads : {1, 3}) {
+      std::vector<uint8_t> visible(static_cast<size_t>(heads * rows * cols));
+      for (size_t i = 0; i < visible.size(); ++i)
+        visible[i] = i * 2654435761u >> 7 & 1;
+      const auto mask = pattern::from_matrix(visible, heads, rows, cols), back = exchanged(mask);
+      EXPECT_EQ(back.heads(), heads);
+      EXPECT_EQ(exchanged(back), mask);
+      const WorkList of_queries(mask, queries, keys), of_keys(back, keys, queries);
+      EXPECT_EQ(of_queries.shared, of_keys.shared);
+      EXPECT_EQ(pairs_of(of_keys, true), pairs_of(of_queries, false));
+    }
+  }
+}
+
 TEST(WorkList, WastesAtMostFivePercentOnTheGridsOfWan) {
   for (const Grid& grid : {Grid{21, 45, 80}, Grid{21, 30, 52}}) {
     const TileOrder order(grid, {6, 8, 8});
@@ -135,6 +174,8 @@ TEST(WorkList, WastesAtMostFivePercentOnTheGridsOfWan) {
       const double wasted = waste(WorkList(mask, layout, layout), mask, layout, layout);
       EXPECT_GE(wasted, 0);
       EXPECT_LE(wasted, 0.05) << to_string(grid) << " window " << to_string(window);
+      const auto back = exchanged(mask);
+      EXPECT_LE(waste(WorkList(back, layout, layout), back, layout, layout), 0.05) << "with rows of keys";
     }
   }
 }
@@ -172,6 +213,26 @@ TEST(AttentionTiling, EveryChoiceFitsTheMultiprocessor) {
         EXPECT_GE(map.scales, map.staging + kConsumers * map.staging_bytes);
         EXPECT_GE(map.barriers, map.scales + static_cast<uint32_t>(tiling.stages) * map.scale_bytes);
         EXPECT_EQ(tiling.keys % 64, 0);
+      }
+}
+
+TEST(AttentionBwdTiling, EveryChoiceFitsTheMultiprocessor) {
+  for (const int dim : {64, 128})
+    for (const bool of_keys : {false, true})
+      for (const bool coded : {false, true}) {
+        const AttentionBwdTiling tiling = choose_bwd_tiling(dim, of_keys, coded);
+        const BwdSharedMap map = bwd_shared_map(tiling);
+        EXPECT_LE(map.bytes, kMaxSharedBytes);
+        // Every box of a copy begins a pattern of its swizzle, every array of scalars 16 bytes.
+        for (const uint32_t at : {map.rows, map.first, map.second, map.codes, map.row_bytes, map.row_first_bytes,
+                                  map.first_bytes, map.second_bytes, map.code_bytes})
+          EXPECT_EQ(at % 1024, 0u);
+        EXPECT_EQ(map.scalars % 16, 0u);
+        EXPECT_EQ(map.scalar_bytes % 16, 0u);
+        EXPECT_EQ(map.barriers % 8, 0u);
+        // Accumulators, and what is left of P and dS as operands, leave 32 registers for all else.
+        const int scores = tiling.columns / 2, gradients = dim / 2 * (of_keys ? 2 : 1);
+        EXPECT_LE(gradients + 2 * scores + (of_keys ? scores / 2 : 0), kConsumerRegisters - 32);
       }
 }
 
