@@ -3,9 +3,9 @@
 // A block of threads takes work items one after the other: up to 2 x 64 rows that see the same columns. One thread of
 // the first warpgroup brings rows, and blocks of columns, into shared memory (TMA, a ring of stages); each of the other
 // two warpgroups keeps the gradients of 64 rows in registers while the columns go by.
-//   pass      rows   columns  products, once for each pair
-//   of keys   K, V   Q, dO    S' = K Q',  dP' = V dO',  dV += P' dO,  dK += dS' Q
-//   of queries  Q, dO  K, V   S = Q K',   dP = dO V',   dQ += dS K
+//   pass        rows   columns  products, once for each pair
+//   of keys     K, V   Q, dO    S' = K Q',  dP' = V dO',  dV += P' dO,  dK += dS' Q
+//   of queries  Q, dO  K, V     S = Q K',   dP = dO V',   dQ += dS K
 // P and dS leave the accumulators as the operand fragments of the products that follow, so nothing is written to shared
 // memory and the warpgroups never wait for each other.
 //
@@ -13,12 +13,12 @@
 // multiprocessors work on. Atomic additions would make its bits depend on their order. Adding in order by semaphores
 // keeps five products and costs, for each block of 128 x 64 pairs (D = 128), beside 2,560 clocks of tensor cores: dS to
 // shared memory (16 KiB) behind a fence and a barrier of both warpgroups, a product that reads it, 32 KiB of sums
-// written there, read by a bulk reduction and added in L2: 368 KiB through shared memory, 2,875 clocks; and the wait for
-// the turn, which neighbours in a window share most of their queries for. Two passes take 4 x 512 + 3 x 512 = 3,584
-// clocks of tensor cores and 384 KiB, 3,070 clocks, of shared memory, with nothing to wait for. By the tensor cores'
-// bound that is 5/7 of the peak; but the one pass is bound by shared memory, to 8/9 of the peak, and loses more on
-// the way to its bound. Keeping dS in memory between passes instead costs 3,150 clocks of HBM for each 128 x 128 pairs,
-// more than the 2,048 that it saves.
+// written there, read by a bulk reduction and added in L2: 368 KiB through shared memory, 2,944 clocks; and the wait for
+// the turn, for neighbours in a window share most of their queries. Two passes take 4 x 512 + 3 x 512 = 3,584
+// clocks of tensor cores and 384 KiB, 3,072 clocks, of shared memory, with nothing to wait for. By the tensor cores'
+// bound that is 5/7 of the peak; but the one pass is bound by shared memory, to 7/8 of the peak, and loses more on
+// the way to its bound (docs/gpu/model.md). Keeping dS in memory between passes instead costs 3,150 clocks of HBM for
+// each 128 x 128 pairs, more than the 2,048 that it saves.
 //
 // With codes S is the forward's FP8 product, so that P's codes are the forward's. Scales cost no instruction of
 // their own beside exp2's factor: d_out comes divided by 256 times the row sum and times V's scale, and the scale of
@@ -37,20 +37,17 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-/// Addresses of the barriers. "Full" ends a phase when bytes have landed, "free" when all readers are done. The first
-/// of a stage is for the operand of S (and the gradient of the rows) with codes and scalars, the second that of dP.
+/// Addresses of the barriers. "Full" ends a phase when bytes have landed, "free" when all readers are done.
 struct BwdBarriers {
   ptx::SharedAddress base;
   int stages;
   FPSA_DEVICE ptx::SharedAddress at(int index) const {
     return base + static_cast<uint32_t>(index) * ptx::kBarrierBytes;
   }
-  FPSA_DEVICE ptx::SharedAddress first_full(int stage) const { return at(stage); }
-  FPSA_DEVICE ptx::SharedAddress first_free(int stage) const { return at(stages + stage); }
-  FPSA_DEVICE ptx::SharedAddress second_full(int stage) const { return at(2 * stages + stage); }
-  FPSA_DEVICE ptx::SharedAddress second_free(int stage) const { return at(3 * stages + stage); }
-  FPSA_DEVICE ptx::SharedAddress rows_full(int group) const { return at(4 * stages + group); }
-  FPSA_DEVICE ptx::SharedAddress rows_free(int group) const { return at(4 * stages + kConsumers + group); }
+  FPSA_DEVICE ptx::SharedAddress full(int stage) const { return at(stage); }
+  FPSA_DEVICE ptx::SharedAddress free(int stage) const { return at(stages + stage); }
+  FPSA_DEVICE ptx::SharedAddress rows_full(int group) const { return at(2 * stages + group); }
+  FPSA_DEVICE ptx::SharedAddress rows_free(int group) const { return at(2 * stages + kConsumers + group); }
 };
 
 /// Blocks of columns in an item's list, which is filled up to whole blocks of 128: a last block of 64 may be empty.
@@ -109,31 +106,26 @@ FPSA_DEVICE void produce_bwd(const AttentionBwdParams& p, ptx::SharedAddress mem
     const int32_t* entries = p.entries + item.first_entry;
     for (int left = bwd_blocks<kColumns>(p, item); left > 0; --left, ++number, entries += kSegments) {
       const auto stage = static_cast<uint32_t>(stage_of<kStages>(number));
-      const uint32_t free_parity = parity_of<kStages>(number) ^ 1;
-      const ptx::SharedAddress first_full = barriers.first_full(stage), second_full = barriers.second_full(stage);
-      ptx::mbarrier_wait(barriers.first_free(stage), free_parity);
-      ptx::mbarrier_arrive_expect_tx(first_full, kMap.first_bytes + kMap.code_bytes + kMap.scalar_bytes);
+      const ptx::SharedAddress full = barriers.full(stage);
+      ptx::mbarrier_wait(barriers.free(stage), parity_of<kStages>(number) ^ 1);
+      ptx::mbarrier_arrive_expect_tx(full, kMap.first_bytes + kMap.second_bytes + kMap.code_bytes + kMap.scalar_bytes);
       FPSA_UNROLL
       for (int s = 0; s < kSegments; ++s) {
         const int segment = job * column_segments + entry_segment(entries[s]);
         if constexpr (kTiling.coded)
           ptx::copy_box_2d(memory + kMap.codes + stage * kMap.code_bytes + s * kCodeBytes, codes, 0, segment * kSegment,
-                           first_full);
+                           full);
         copy_strips<kDim>(memory + kMap.first + stage * kMap.first_bytes + s * kStripBytes, kColumns, first, segment,
-                          first_full);
+                          full);
+        copy_strips<kDim>(memory + kMap.second + stage * kMap.second_bytes + s * kStripBytes, kColumns, second, segment,
+                          full);
         if constexpr (kMap.scalar_arrays > 0) {
           constexpr uint32_t kBytes = kMap.scalar_arrays * kStatisticBytes;
           const float* scalars = kTiling.of_keys ? p.statistics : p.k_scale;
           ptx::copy_bytes(memory + kMap.scalars + stage * kMap.scalar_bytes + s * kBytes,
-                          scalars + int64_t{segment} * (kBytes / 4), kBytes, first_full);
+                          scalars + int64_t{segment} * (kBytes / 4), kBytes, full);
         }
       }
-      ptx::mbarrier_wait(barriers.second_free(stage), free_parity);
-      ptx::mbarrier_arrive_expect_tx(second_full, kMap.second_bytes);
-      FPSA_UNROLL
-      for (int s = 0; s < kSegments; ++s)
-        copy_strips<kDim>(memory + kMap.second + stage * kMap.second_bytes + s * kStripBytes, kColumns, second,
-                          job * column_segments + entry_segment(entries[s]), second_full);
     }
   }
 }
@@ -177,60 +169,60 @@ struct BwdConsumer {
   FPSA_DEVICE ptx::SharedAddress staged(uint32_t at, uint32_t bytes, int block) const {
     return ptx::opaque(memory) + at + static_cast<uint32_t>(stage_of<kStages>(block)) * bytes;
   }
-  /// Channels `channel` to +15 of strips of `rows` rows, K-major.
-  FPSA_DEVICE static uint64_t across(ptx::SharedAddress tile, int rows, int channel) {
-    return ptx::matrix_descriptor(tile + static_cast<uint32_t>(channel / 64 * rows * 128 + channel % 64 * 2),
-                                  ptx::Swizzle::k128, 1024);
+  /// A tile of BF16 strips with K across its rows, or along them; and how far on the next 16 of K are.
+  FPSA_DEVICE static uint64_t across(ptx::SharedAddress tile) {
+    return ptx::matrix_descriptor(tile, ptx::Swizzle::k128, 1024);
   }
-  /// Columns 16 step to +15 of the block, all channels, MN-major.
-  FPSA_DEVICE static uint64_t along(ptx::SharedAddress tile, int step) {
-    return ptx::matrix_descriptor(tile + static_cast<uint32_t>(step * 16 * 128), ptx::Swizzle::k128, 1024,
-                                  kColumns * 128);
+  FPSA_DEVICE static uint64_t along(ptx::SharedAddress tile) {
+    return ptx::matrix_descriptor(tile, ptx::Swizzle::k128, 1024, kColumns * 128);
   }
+  FPSA_BOTH static uint32_t at_channel(int channel, int rows) {
+    return static_cast<uint32_t>(channel / 64 * rows * 128 + channel % 64 * 2);
+  }
+  FPSA_BOTH static uint32_t at_column(int column) { return static_cast<uint32_t>(column * 128); }
 
-  FPSA_DEVICE void wait_first(int block) {
-    ptx::mbarrier_wait(barriers.first_full(stage_of<kStages>(block)), parity_of<kStages>(block));
-  }
-  FPSA_DEVICE void wait_second(int block) {
-    ptx::mbarrier_wait(barriers.second_full(stage_of<kStages>(block)), parity_of<kStages>(block));
+  FPSA_DEVICE void wait_for_block() {
+    ptx::mbarrier_wait(barriers.full(stage_of<kStages>(number)), parity_of<kStages>(number));
   }
 
   FPSA_DEVICE void issue_scores() {
-    const ptx::SharedAddress a = rows();
     if constexpr (kCoded) {
-      const ptx::SharedAddress b = staged(kMap.codes, kMap.code_bytes, number);
+      const uint64_t a = ptx::matrix_descriptor(rows(), kCodeSwizzle, 8 * kDim);
+      const uint64_t b = ptx::matrix_descriptor(staged(kMap.codes, kMap.code_bytes, number), kCodeSwizzle, 8 * kDim);
       FPSA_UNROLL
       for (int at = 0; at < kDim; at += 32)
-        ptx::wgmma_e4m3(scores, ptx::matrix_descriptor(a + at, kCodeSwizzle, 8 * kDim),
-                        ptx::matrix_descriptor(b + at, kCodeSwizzle, 8 * kDim), at > 0);
+        ptx::wgmma_e4m3(scores, ptx::advance_descriptor(a, static_cast<uint32_t>(at)),
+                        ptx::advance_descriptor(b, static_cast<uint32_t>(at)), at > 0);
     } else {
-      const ptx::SharedAddress b = staged(kMap.first, kMap.first_bytes, number);
+      const uint64_t a = across(rows()), b = across(staged(kMap.first, kMap.first_bytes, number));
       FPSA_UNROLL
       for (int at = 0; at < kDim; at += 16)
-        ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(scores, across(a, kGroupRows, at), across(b, kColumns, at),
-                                                        at > 0);
+        ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(scores, ptx::advance_descriptor(a, at_channel(at, kGroupRows)),
+                                                        ptx::advance_descriptor(b, at_channel(at, kColumns)), at > 0);
     }
     ptx::wgmma_commit();
   }
   FPSA_DEVICE void issue_d_p() {
-    const ptx::SharedAddress a = rows() + kMap.row_first_bytes, b = staged(kMap.second, kMap.second_bytes, number);
+    const uint64_t a = across(rows() + kMap.row_first_bytes);
+    const uint64_t b = across(staged(kMap.second, kMap.second_bytes, number));
     FPSA_UNROLL
     for (int at = 0; at < kDim; at += 16)
-      ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(d_p, across(a, kGroupRows, at), across(b, kColumns, at), at > 0);
+      ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(d_p, ptx::advance_descriptor(a, at_channel(at, kGroupRows)),
+                                                      ptx::advance_descriptor(b, at_channel(at, kColumns)), at > 0);
     ptx::wgmma_commit();
   }
   /// Of the block before.
   FPSA_DEVICE void issue_first() {
-    const ptx::SharedAddress b = staged(kMap.first, kMap.first_bytes, number - 1);
+    const uint64_t b = along(staged(kMap.first, kMap.first_bytes, number - 1));
     FPSA_UNROLL
     for (int step = 0; step < kSteps; ++step)
-      ptx::wgmma_bf16<ptx::Major::kMn>(first, d_s[step], along(b, step), true);
+      ptx::wgmma_bf16<ptx::Major::kMn>(first, d_s[step], ptx::advance_descriptor(b, at_column(16 * step)), true);
   }
   FPSA_DEVICE void issue_second() {
-    const ptx::SharedAddress b = staged(kMap.second, kMap.second_bytes, number - 1);
+    const uint64_t b = along(staged(kMap.second, kMap.second_bytes, number - 1));
     FPSA_UNROLL
     for (int step = 0; step < kSteps; ++step)
-      ptx::wgmma_bf16<ptx::Major::kMn>(second, p_words[step], along(b, step), true);
+      ptx::wgmma_bf16<ptx::Major::kMn>(second, p_words[step], ptx::advance_descriptor(b, at_column(16 * step)), true);
   }
 
   /// Scores of columns that do not exist become -inf. Entries are the block's.
@@ -265,10 +257,14 @@ struct BwdConsumer {
       if constexpr (kCoded) scale = column_scalars(j, kOfKeys ? kBwdScale : 0);
       FPSA_UNROLL
       for (int i = 0; i < 4; ++i) {
-        // (log2_factor q_scale) k_scale, whichever is the row's.
+        // (log2_factor q_scale) k_scale, whichever is the row's, as in the forward: 2^-126, else lost in rounding, keeps
+        // a masked score at -inf where the product would underflow.
         float to_log2 = p.log2_factor;
-        if constexpr (kCoded && kOfKeys) to_log2 = p.log2_factor * scale.of[i % 2] * row_scale[i / 2];
-        if constexpr (kCoded && !kOfKeys) to_log2 = p.log2_factor * row_scale[i / 2] * scale.of[i % 2];
+        if constexpr (kCoded) {
+          const float q_scale = kOfKeys ? scale.of[i % 2] : row_scale[i / 2];
+          const float k_scale = kOfKeys ? row_scale[i / 2] : scale.of[i % 2];
+          to_log2 = ptx::fused_multiply_add(p.log2_factor * q_scale, k_scale, 0x1p-126f);
+        }
         const float down = kOfKeys ? shift.of[i % 2] : row_shift[i / 2];
         float& score = scores[4 * j + i];
         score = ptx::exp2_approx(ptx::fused_multiply_add(score, to_log2, -down));
@@ -325,11 +321,8 @@ struct BwdConsumer {
     issue_first();
     ptx::wgmma_commit();
   }
-  /// They are done with their operands.
-  FPSA_DEVICE void release_block_before() {
-    release(barriers.first_free(stage_of<kStages>(number - 1)));
-    if constexpr (kOfKeys) release(barriers.second_free(stage_of<kStages>(number - 1)));
-  }
+  /// They are done with their operands, and so is all else.
+  FPSA_DEVICE void release_block_before() { release(barriers.free(stage_of<kStages>(number - 1))); }
 
   /// The block of columns `number`, whose entries are given, and the gradients of the block before.
   template <bool kFirst>
@@ -338,8 +331,7 @@ struct BwdConsumer {
     FPSA_UNROLL
     for (int s = 0; s < kSegments; ++s)
       full = full && entry_full(entries[s]);
-    wait_first(number);
-    wait_second(number);
+    wait_for_block();
     if constexpr (kFirst)
       ptx::wgmma_fence();
     else
@@ -361,7 +353,6 @@ struct BwdConsumer {
     if constexpr (kOfKeys) pack_p();
     ptx::wgmma_wait<0>();
     ptx::pin(d_p);
-    if constexpr (!kOfKeys) release(barriers.second_free(stage_of<kStages>(number)));
     if (last) release(barriers.rows_free(group));
     pack_d_s();
     ++number;
@@ -441,10 +432,8 @@ struct BwdConsumer {
   /// An item without rows for this group: it only lets the stages go by.
   FPSA_DEVICE void stand_by(int blocks) {
     for (const int end = number + blocks; number < end; ++number) {
-      wait_first(number);
-      release(barriers.first_free(stage_of<kStages>(number)));
-      wait_second(number);
-      release(barriers.second_free(stage_of<kStages>(number)));
+      wait_for_block();
+      release(barriers.free(stage_of<kStages>(number)));
     }
   }
 
@@ -491,10 +480,8 @@ FPSA_DEVICE void attention_bwd_bf16_sm90a(const AttentionBwdParams& p) {
   if (thread == 0) {
     constexpr uint32_t kWarps = kConsumers * 4;
     for (int stage = 0; stage < kTiling.stages; ++stage) {
-      ptx::mbarrier_init(barriers.first_full(stage), 1);
-      ptx::mbarrier_init(barriers.second_full(stage), 1);
-      ptx::mbarrier_init(barriers.first_free(stage), kWarps);
-      ptx::mbarrier_init(barriers.second_free(stage), kWarps);
+      ptx::mbarrier_init(barriers.full(stage), 1);
+      ptx::mbarrier_init(barriers.free(stage), kWarps);
     }
     for (int group = 0; group < kConsumers; ++group) {
       ptx::mbarrier_init(barriers.rows_full(group), 1);

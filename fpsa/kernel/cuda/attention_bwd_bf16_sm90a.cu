@@ -1,6 +1,8 @@
 // The instantiations of attention_bwd_bf16_sm90a for the device, and the launch of the backward.
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
+#include <limits>
 
 #include "fpsa/kernel/cuda/attention_bwd_bf16_sm90a-inl.h"
 #include "fpsa/kernel/cuda/attention_bwd_launch.h"
@@ -57,6 +59,8 @@ void check_launch(const AttentionBwdLaunch& launch) {
     const int64_t items = work->item_count * (launch.shared_mask ? jobs : launch.batch);
     FPSA_CHECK(items <= kMost, "batch: its work has ", items, " items, expected at most 2^31 - 1; split it");
   }
+  FPSA_CHECK(launch.softmax_scale > 0 && std::isfinite(launch.softmax_scale),
+             "softmax_scale: expected a positive number, got ", launch.softmax_scale);
   check_rows(launch.out, "out", true);
   check_rows(launch.d_out, "d_out", true);
   check_rows(launch.d_q, "d_q", false);

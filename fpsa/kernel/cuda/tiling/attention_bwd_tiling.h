@@ -58,7 +58,7 @@ FPSA_BOTH BwdSharedMap bwd_shared_map(const AttentionBwdTiling& tiling) {
   map.codes = map.second + stages * map.second_bytes;
   map.scalars = map.codes + stages * map.code_bytes;
   map.barriers = map.scalars + stages * map.scalar_bytes;
-  map.bytes = map.barriers + 8 * (4 * stages + 2 * kConsumers);
+  map.bytes = map.barriers + 8 * (2 * stages + 2 * kConsumers);
   return map;
 }
 
