@@ -13,8 +13,8 @@
 // multiprocessors work on. Atomic additions would make its bits depend on their order. Adding in order by semaphores
 // keeps five products and costs, for each block of 128 x 64 pairs (D = 128), beside 2,560 clocks of tensor cores: dS to
 // shared memory (16 KiB) behind a fence and a barrier of both warpgroups, a product that reads it, 32 KiB of sums
-// written there, read by a bulk reduction and added in L2: 368 KiB through shared memory, 2,944 clocks; and the wait for
-// the turn, for neighbours in a window share most of their queries. Two passes take 4 x 512 + 3 x 512 = 3,584
+// written there, read by a bulk reduction and added in L2: 368 KiB through shared memory, 2,944 clocks; and the wait
+// for the turn, for neighbours in a window share most of their queries. Two passes take 4 x 512 + 3 x 512 = 3,584
 // clocks of tensor cores and 384 KiB, 3,072 clocks, of shared memory, with nothing to wait for. By the tensor cores'
 // bound that is 5/7 of the peak; but the one pass is bound by shared memory, to 7/8 of the peak, and loses more on
 // the way to its bound (docs/gpu/model.md). Keeping dS in memory between passes instead costs 3,150 clocks of HBM for
@@ -75,8 +75,8 @@ FPSA_DEVICE void produce_bwd(const AttentionBwdParams& p, ptx::SharedAddress mem
   constexpr uint32_t kStripBytes = kSegment * 128, kCodeBytes = kSegment * kDim;
   const ptx::TensorMap &row_first = kTiling.of_keys ? p.k : p.q, &row_second = kTiling.of_keys ? p.v : p.d_out;
   const ptx::TensorMap &first = kTiling.of_keys ? p.q : p.k, &second = kTiling.of_keys ? p.d_out : p.v;
-  const ptx::TensorMap &row_codes = kTiling.of_keys ? p.k_codes : p.q_codes;
-  const ptx::TensorMap &codes = kTiling.of_keys ? p.q_codes : p.k_codes;
+  const ptx::TensorMap& row_codes = kTiling.of_keys ? p.k_codes : p.q_codes;
+  const ptx::TensorMap& codes = kTiling.of_keys ? p.q_codes : p.k_codes;
   const int row_segments = kTiling.of_keys ? p.key_segments : p.query_segments;
   const int column_segments = kTiling.of_keys ? p.query_segments : p.key_segments;
   int number = 0, item_number = 0;
@@ -257,8 +257,8 @@ struct BwdConsumer {
       if constexpr (kCoded) scale = column_scalars(j, kOfKeys ? kBwdScale : 0);
       FPSA_UNROLL
       for (int i = 0; i < 4; ++i) {
-        // (log2_factor q_scale) k_scale, whichever is the row's, as in the forward: 2^-126, else lost in rounding, keeps
-        // a masked score at -inf where the product would underflow.
+        // (log2_factor q_scale) k_scale, whichever is the row's, as in the forward: 2^-126, else lost in rounding,
+        // keeps a masked score at -inf where the product would underflow.
         float to_log2 = p.log2_factor;
         if constexpr (kCoded) {
           const float q_scale = kOfKeys ? scale.of[i % 2] : row_scale[i / 2];
@@ -423,9 +423,8 @@ struct BwdConsumer {
     if constexpr (kOfKeys) {
       // d_out had V's scale for dP; here it is undone.
       const float* v_scale = kCoded ? p.v_scale + int64_t{place.batch * p.heads + place.head} * kDim : nullptr;
-      store(p.second, place, item, second, [&](int channel) {
-        return kCoded ? ptx::divide(1.0f, v_scale[channel]) : 1.0f;
-      });
+      store(p.second, place, item, second,
+            [&](int channel) { return kCoded ? ptx::divide(1.0f, v_scale[channel]) : 1.0f; });
     }
   }
 

@@ -53,8 +53,8 @@ void check_launch(const AttentionBwdLaunch& launch) {
              "; use the dense path of torch");
   const int64_t jobs = launch.batch * launch.heads;
   for (const int64_t segments : {launch.query_segments, launch.key_segments})
-    FPSA_CHECK(segments > 0 && jobs * segments * kSegment <= kMost, "batch: its heads have ", jobs * segments * kSegment,
-               " slots, expected 1 to 2^31 - 1; split it");
+    FPSA_CHECK(segments > 0 && jobs * segments * kSegment <= kMost, "batch: its heads have ",
+               jobs * segments * kSegment, " slots, expected 1 to 2^31 - 1; split it");
   for (const DeviceWork* work : {&launch.of_queries, &launch.of_keys}) {
     const int64_t items = work->item_count * (launch.shared_mask ? jobs : launch.batch);
     FPSA_CHECK(items <= kMost, "batch: its work has ", items, " items, expected at most 2^31 - 1; split it");
@@ -100,10 +100,9 @@ void prepare(const AttentionBwdLaunch& launch, uint16_t* packed, float* statisti
 }
 
 AttentionBwdParams params_of(const AttentionBwdLaunch& launch, const uint16_t* packed, const float* statistics) {
-  const AttentionBwdMaps maps =
-      attention_bwd_maps(launch.q, launch.k, launch.v, packed, launch.q_codes, launch.k_codes,
-                         static_cast<int>(launch.dim), launch.batch * launch.heads, launch.query_segments,
-                         launch.key_segments);
+  const AttentionBwdMaps maps = attention_bwd_maps(launch.q, launch.k, launch.v, packed, launch.q_codes, launch.k_codes,
+                                                   static_cast<int>(launch.dim), launch.batch * launch.heads,
+                                                   launch.query_segments, launch.key_segments);
   AttentionBwdParams params;
   params.q = encode_map(maps.q, "q");
   params.k = encode_map(maps.k, "k");

@@ -15,9 +15,10 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 ///             [B,H,L,D], raster order
 ///   Layout    slots and segments: tiling/segments.h; q_codes, k_codes, k_scale as the forward had them. d_out and
 ///             statistics are what attention_bwd_prepare makes. The maps are those of attention_bwd_maps()
-///   Units     without codes q, k, v are the values; with codes they are the codes as BF16 (attention_bwd_expand), which
+///   Units     without codes q, k, v are the values; with codes they are the codes as BF16 (attention_bwd_expand),
+///   which
 ///             is exact
-///   Requires  items of all heads and batches fewer than 2^31; slots without a token: zeros, scales finite
+///   Requires  items of all heads and batches fewer than 2^31; slots without a token: zeros; scales positive
 ///   Numerics  as the contract. Without codes S2 = dot * (log2(e) softmax_scale). With codes S comes from the FP8
 ///             products of the forward, S2 = dot * ((log2(e) softmax_scale q_scale) k_scale), P of dV is its code. P
 ///             (without codes) and dS are rounded to BF16 once, as is d_out, whose rounded values D is made of too
@@ -91,7 +92,7 @@ inline AttentionBwdMaps attention_bwd_maps(const void* q, const void* k, const v
                               {box, kSegment},
                               box == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64};
   };
-  return {rows(q, query_segments, 2 * dim), rows(k, key_segments, 2 * dim),       rows(v, key_segments, 2 * dim),
+  return {rows(q, query_segments, 2 * dim),     rows(k, key_segments, 2 * dim),     rows(v, key_segments, 2 * dim),
           rows(d_out, query_segments, 2 * dim), rows(q_codes, query_segments, dim), rows(k_codes, key_segments, dim)};
 }
 

@@ -1,4 +1,5 @@
-// What the backward's passes read, made in one pass over the gradient and the output: a warp takes a segment, row by row.
+// What the backward's passes read, made in one pass over the gradient and the output: a warp takes a segment, row by
+// row.
 //
 // With codes the gradient is scaled here, once for each element instead of once for each pair: by V's scale, which dP
 // needs and dV gives back, and by 1 / (256 row sum), which turns the 256 P of both passes into probabilities. It is
@@ -57,7 +58,8 @@ FPSA_DEVICE void attention_bwd_prepare(const AttentionBwdPrepareParams& p) {
   };
   const int lane = ptx::thread_index() % ptx::kWarpThreads, warp = ptx::thread_index() / ptx::kWarpThreads;
   const int64_t total = int64_t{p.batch} * p.heads * p.segments;
-  for (int64_t at = int64_t{ptx::block_index()} * kWarps + warp; at < total; at += int64_t{ptx::grid_blocks()} * kWarps) {
+  for (int64_t at = int64_t{ptx::block_index()} * kWarps + warp; at < total;
+       at += int64_t{ptx::grid_blocks()} * kWarps) {
     const int job = static_cast<int>(at / p.segments), first = static_cast<int>(at % p.segments) * kSegment;
     const int batch = job / p.heads, head = job % p.heads;
     // Every lane has the statistics of its slot.
@@ -121,7 +123,8 @@ FPSA_DEVICE void attention_bwd_expand(const AttentionBwdExpandParams& p) {
   struct alignas(8) Four {
     uint32_t of[2];
   };
-  for (int64_t at = int64_t{ptx::block_index()} * kWarps + warp; at < p.segments; at += int64_t{ptx::grid_blocks()} * kWarps) {
+  for (int64_t at = int64_t{ptx::block_index()} * kWarps + warp; at < p.segments;
+       at += int64_t{ptx::grid_blocks()} * kWarps) {
     const uint8_t* codes = p.codes + at * kSegment * kDim;
     uint16_t* values = p.values + at * kSegment * kDim;
     if (!p.of_values) {

@@ -31,9 +31,10 @@ int64_t prepare_blocks(int64_t segments) {
 }  // namespace
 
 void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, void* stream) {
-  const auto kernel = dim == 128 ? coded ? attention_bwd_prepare_kernel<128, true> : attention_bwd_prepare_kernel<128, false>
-                      : coded    ? attention_bwd_prepare_kernel<64, true>
-                                 : attention_bwd_prepare_kernel<64, false>;
+  const auto kernel = dim == 128
+                          ? coded ? attention_bwd_prepare_kernel<128, true> : attention_bwd_prepare_kernel<128, false>
+                      : coded ? attention_bwd_prepare_kernel<64, true>
+                              : attention_bwd_prepare_kernel<64, false>;
   start(kernel, "attention_bwd_prepare", prepare_blocks(int64_t{params.batch} * params.heads * params.segments),
         kPrepareThreads, 0, params, stream);
 }

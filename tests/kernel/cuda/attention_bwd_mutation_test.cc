@@ -23,9 +23,9 @@ struct Pass {
   bool of_keys, coded;
 };
 
-// Small, yet: rows of three tiles, two of them ragged, make an item for both groups and one for one, and their lists have
-// more blocks of columns than there are stages, so that a producer can run over a stage in use before the next item's
-// rows stop it. The other rows' items have empty lists.
+// Small, yet: rows of three tiles, two of them ragged, make an item for both groups and one for one, and their lists
+// have more blocks of columns than there are stages, so that a producer can run over a stage in use before the next
+// item's rows stop it. The other rows' items have empty lists.
 BackwardProblem small_problem(const Pass& pass) {
   BackwardProblem problem;
   problem.grid = {2, 6, 55};
@@ -75,8 +75,8 @@ class BackwardMutations : public testing::TestWithParam<Pass> {
     for (const Call& call : report_.calls) {
       if (!functions.contains(call.function)) continue;
       ++count;
-      EXPECT_TRUE(noticed({kind, call}))
-          << call.function << " in " << call.file.substr(call.file.rfind('/') + 1) << ":" << call.line;
+      EXPECT_TRUE(noticed({kind, call})) << call.function << " in " << call.file.substr(call.file.rfind('/') + 1) << ":"
+                                         << call.line;
     }
     return count;
   }

@@ -226,9 +226,9 @@ BackwardResult EmulatedBackward::emulated(const RunOptions& run, const emulation
       }
   }
   if (coded) {
-    for (const auto& [from, to, of_values] : {std::tuple(q_coded.data, q_packed.data, false),
-                                              std::tuple(k_coded.data, k_packed.data, false),
-                                              std::tuple(v_coded.data, v_packed.data, true)}) {
+    for (const auto& [from, to, of_values] :
+         {std::tuple(q_coded.data, q_packed.data, false), std::tuple(k_coded.data, k_packed.data, false),
+          std::tuple(v_coded.data, v_packed.data, true)}) {
       const AttentionBwdExpandParams params{from, to, jobs * segments, of_values};
       run_rows(run.blocks, [&] {
         if (dim == 128)
@@ -295,8 +295,7 @@ BackwardResult EmulatedBackward::emulated(const RunOptions& run, const emulation
     return of_pass;
   };
   emulation::Report made;
-  if (run.of_keys)
-    add_calls(made, run_pass<true>(with(of_keys_, view(d_k), view(d_v)), problem_, run.blocks, options));
+  if (run.of_keys) add_calls(made, run_pass<true>(with(of_keys_, view(d_k), view(d_v)), problem_, run.blocks, options));
   if (run.of_queries) add_calls(made, run_pass<false>(with(of_queries_, view(d_q), {}), problem_, run.blocks, options));
   if (report) *report = made;
   return {d_q.take(), d_k.take(), d_v.take()};
@@ -373,7 +372,8 @@ EmulatedBackward::Bounds EmulatedBackward::bounds() const {
             plain * (numeric::dot_bound(eps, dim + 4, g_size + delta_size) + u * (g_size + delta_size));
         for (int64_t d = 0; d < dim; ++d) {
           const auto of_key = (static_cast<size_t>(job * rows + order_.to_raster()[static_cast<size_t>(j)])) *
-                                  static_cast<size_t>(dim) + static_cast<size_t>(d);
+                                  static_cast<size_t>(dim) +
+                              static_cast<size_t>(d);
           const auto of_query = row * static_cast<size_t>(dim) + static_cast<size_t>(d);
           const auto at_i = static_cast<size_t>(i * dim + d), at_j = static_cast<size_t>(j * dim + d);
           const double d_s_all = d_s_error + std::abs(d_s) * terms;

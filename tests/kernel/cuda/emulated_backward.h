@@ -35,8 +35,8 @@ class EmulatedBackward {
   /// reference/, in F32, on what the reference forward gives.
   BackwardResult reference() const;
   struct RunOptions {
-    OutType type = OutType::kF32;       // of the gradients
-    OutType given = OutType::kF32;      // of out and d_out as the kernel gets them: kF32 or kBf16
+    OutType type = OutType::kF32;   // of the gradients
+    OutType given = OutType::kF32;  // of out and d_out as the kernel gets them: kF32 or kBf16
     int blocks = 2;
     bool of_keys = true, of_queries = true;  // the passes
   };

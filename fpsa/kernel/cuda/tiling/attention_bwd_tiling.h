@@ -33,11 +33,11 @@ inline constexpr uint32_t kStatisticBytes = kSegment * 4;
 /// In bytes. BF16 elements lie as strips of 64 channels, 128 bytes a row, the swizzle's width.
 struct BwdSharedMap {
   uint32_t rows = 0, row_first_bytes = 0, row_second_bytes = 0, row_bytes = 0;  // of one group: K and V, or Q and dO
-  uint32_t first = 0, first_bytes = 0;            // of one stage: Q, or K; the other operand of the gradient of the rows
-  uint32_t codes = 0, code_bytes = 0;             // their codes, with codes only
-  uint32_t second = 0, second_bytes = 0;          // dO, or V
-  uint32_t scalars = 0, scalar_bytes = 0;         // statistics of the queries, or with codes scales of the keys
-  uint32_t scalar_arrays = 0;                     // how many of them, for each segment
+  uint32_t first = 0, first_bytes = 0;     // of one stage: Q, or K; the other operand of the gradient of the rows
+  uint32_t codes = 0, code_bytes = 0;      // their codes, with codes only
+  uint32_t second = 0, second_bytes = 0;   // dO, or V
+  uint32_t scalars = 0, scalar_bytes = 0;  // statistics of the queries, or with codes scales of the keys
+  uint32_t scalar_arrays = 0;              // how many of them, for each segment
   uint32_t barriers = 0, bytes = 0;
 };
 
