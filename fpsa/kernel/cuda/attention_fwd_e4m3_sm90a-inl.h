@@ -97,23 +97,23 @@ struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
   using Parts::Parts;
 
   FPSA_DEVICE void issue_scores() {
-    const ptx::SharedAddress base = ptx::opaque(memory), q = base + kMap.queries + group * kMap.query_bytes;
-    const ptx::SharedAddress k = base + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes;
+    const ptx::SharedAddress base = ptx::opaque(memory);
+    const uint64_t q = ptx::matrix_descriptor(base + kMap.queries + group * kMap.query_bytes, kRowSwizzle, 8 * kDim);
+    const uint64_t k =
+        ptx::matrix_descriptor(base + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes, kRowSwizzle, 8 * kDim);
     FPSA_UNROLL
     for (int at = 0; at < kDim; at += 32)
-      ptx::wgmma_e4m3(scores, ptx::matrix_descriptor(q + at, kRowSwizzle, 8 * kDim),
-                      ptx::matrix_descriptor(k + at, kRowSwizzle, 8 * kDim), at > 0);
+      ptx::wgmma_e4m3(scores, ptx::advance_descriptor(q, at), ptx::advance_descriptor(k, at), at > 0);
     ptx::wgmma_commit();
   }
 
   /// Of block `at` of the ring.
   FPSA_DEVICE void issue_values(const uint32_t (&p_codes)[kSegments][4], int at, bool accumulate) {
-    const ptx::SharedAddress v = ptx::opaque(memory) + kMap.values + stage_of<kStages>(at) * kMap.value_bytes;
+    const uint64_t v = ptx::matrix_descriptor(
+        ptx::opaque(memory) + kMap.values + stage_of<kStages>(at) * kMap.value_bytes, ptx::Swizzle::k32, 8 * kSegment);
     FPSA_UNROLL
     for (int s = 0; s < kSegments; ++s)
-      ptx::wgmma_e4m3(sums, p_codes[s],
-                      ptx::matrix_descriptor(v + s * kSegment * kDim, ptx::Swizzle::k32, 8 * kSegment),
-                      s > 0 || accumulate);
+      ptx::wgmma_e4m3(sums, p_codes[s], ptx::advance_descriptor(v, s * kSegment * kDim), s > 0 || accumulate);
     ptx::wgmma_commit();
   }
 
