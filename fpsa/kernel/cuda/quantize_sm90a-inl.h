@@ -111,7 +111,6 @@ struct Quantizer {
 
   FPSA_DEVICE int lane() const { return thread % 32; }
   FPSA_DEVICE int width() const { return p.heads * kDim; }
-  FPSA_DEVICE void meet() const { ptx::barrier_sync(1, threads); }
 
   /// 1 / rms of row `i`, by a warp: every product and sum of the contract.
   FPSA_DEVICE float inverse_rms(const Stage& stage, int i) const {
@@ -210,7 +209,7 @@ struct Quantizer {
           p.inverse_rms[int64_t{batch} * p.slots + ptx::load_shared<int32_t>(stage.field(2)) + row] = found;
         }
       }
-      meet();
+      ptx::barrier_sync(1, threads);
     }
     const auto groups = ptx::load_shared<ptx::Words4>(stage.field(4));
     uint32_t largest[kHalves] = {};
@@ -265,7 +264,7 @@ struct Quantizer {
                                                        p.inverse_rms + int64_t{batch} * p.slots + slot + row)));
       }
     }
-    meet();
+    ptx::barrier_sync(1, threads);
     uint8_t* const sample = p.codes + int64_t{batch} * p.heads * p.slots * kDim;
     uint32_t to[kHalves] = {}, factors[kHalves] = {};
     for_columns(
