@@ -265,7 +265,7 @@ struct Quantizer {
       }
     }
     ptx::barrier_sync(1, threads);
-    uint8_t* const sample = p.codes + int64_t{batch} * p.heads * p.slots * kDim;
+    uint8_t* const sample = ptx::opaque(p.codes + int64_t{batch} * p.heads * p.slots * kDim);
     uint32_t to[kHalves] = {}, factors[kHalves] = {};
     for_columns(
         stage,
