@@ -16,7 +16,7 @@ using testing_support::EmulatedQuantize;
 using testing_support::QuantizeProblem;
 using testing_support::QuantizeResult;
 
-// Every quad a unit, its codes the step after its magnitudes, and blocks that run together: codes come too early unless
+// Every quad a unit, its codes the task after its magnitudes, and blocks that run together: codes come too early unless
 // they wait, and magnitudes unless they are complete. More quads than stages, two warps to a row, ragged tiles.
 QuantizeProblem small_problem() {
   QuantizeProblem problem;
