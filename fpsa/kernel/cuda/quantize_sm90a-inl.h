@@ -1,13 +1,13 @@
 // quantize_sm90a for Q and K: RMSNorm over all heads, RoPE, tile order, magnitudes per group and head, E4M3 codes.
 //
-// Blocks of threads take steps by tickets: the magnitudes or the codes of a quad, four slots with all their heads
+// Blocks of threads take tasks by tickets: the magnitudes or the codes of a quad, four slots with all their heads
 // (tiling/quantize_plan.h has the order and why). The last warp brings rows and turns into shared memory, a quad ahead
 // (bulk copies, two stages). The others compute: for magnitudes each first sums the squares of a row, lane j the
 // columns j mod 32, in the order of the contract; then each takes 256 columns at a time of all four rows, norms,
 // rotates and rounds them, and raises the largest magnitude of every group and head in global memory. For codes it does
 // the same arithmetic again, which costs less than memory for its results would, and divides.
 //
-// A step of codes waits for the magnitudes of its unit. These were taken earlier, and whoever took them waits for
+// A task of codes waits for the magnitudes of its unit. These were taken earlier, and whoever took them waits for
 // nothing, so there is always progress, however many blocks run.
 //
 // The same source is compiled by nvcc (quantize_sm90a.cu) and, on emulated instructions, for tests.
@@ -21,9 +21,9 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-/// A step, as the stages of shared memory hold it.
+/// A task, as the stages of shared memory hold it.
 struct alignas(16) Quad {
-  int32_t step, batch, first_slot, unit;  // step -1: there are no more
+  int32_t task, batch, first_slot, unit;  // task -1: there are no more
   int32_t group[kQuad], row[kQuad];
   float inverse_rms[kQuad];
 };
@@ -46,7 +46,7 @@ FPSA_DEVICE uint32_t phase_of(int number) {
 /// One thread.
 template <int kDim, bool kTurn>
 FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, const QuantizeMap& map) {
-  const int32_t steps = p.slots / kQuad * 2, total = steps * p.batch;
+  const int32_t tasks = p.slots / kQuad * 2, total = tasks * p.batch;
   // A row at once where its heads lie side by side.
   const int pieces = p.x.head_stride == kDim ? 1 : p.heads;
   const uint32_t piece_bytes = pieces == 1 ? map.row_bytes : 2 * kDim;
@@ -54,12 +54,12 @@ FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, c
     // Found out before the stage is free.
     const auto ticket = static_cast<int32_t>(ptx::fetch_add(p.ticket, 1));
     Quad quad = {};
-    quad.step = ticket < total ? p.plan.steps[ticket % steps] : -1;
+    quad.task = ticket < total ? p.plan.tasks[ticket % tasks] : -1;
     uint32_t bytes = 0;
-    if (quad.step >= 0) {
-      quad.batch = ticket / steps;
-      quad.first_slot = step_quad(quad.step) * kQuad;
-      quad.unit = p.plan.unit_of_quad[step_quad(quad.step)];
+    if (quad.task >= 0) {
+      quad.batch = ticket / tasks;
+      quad.first_slot = task_quad(quad.task) * kQuad;
+      quad.unit = p.plan.unit_of_quad[task_quad(quad.task)];
       FPSA_UNROLL
       for (int i = 0; i < kQuad; ++i) {
         quad.group[i] = p.plan.group_of_slot[quad.first_slot + i];
@@ -69,8 +69,8 @@ FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, c
     }
     const Stage stage = stage_at(memory, map, number);
     ptx::mbarrier_wait(stage.free, phase_of(number) ^ 1);
-    ptx::store_shared(stage.field(0), quad.step);
-    if (quad.step >= 0) {
+    ptx::store_shared(stage.field(0), quad.task);
+    if (quad.task >= 0) {
       ptx::store_shared(stage.field(1), quad.batch);
       ptx::store_shared(stage.field(2), quad.first_slot);
       ptx::store_shared(stage.field(3), quad.unit);
@@ -81,7 +81,7 @@ FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, c
       }
     }
     ptx::mbarrier_arrive_expect_tx(stage.full, bytes);
-    if (quad.step < 0) return;
+    if (quad.task < 0) return;
     FPSA_UNROLL
     for (int i = 0; i < kQuad; ++i) {
       if (quad.row[i] < 0) continue;
@@ -97,7 +97,7 @@ FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, c
   }
 }
 
-/// A thread of the warps that compute. In a step of 256 columns it has columns 4 lane to 4 lane + 3 of each half, which
+/// A thread of the warps that compute. In a span of 256 columns it has columns 4 lane to 4 lane + 3 of each half, which
 /// are the same channels of different heads, so both halves have the same turns.
 template <int kDim, bool kNorm, bool kTurn>
 struct Quantizer {
@@ -111,7 +111,6 @@ struct Quantizer {
 
   FPSA_DEVICE int lane() const { return thread % 32; }
   FPSA_DEVICE int width() const { return p.heads * kDim; }
-  FPSA_DEVICE void meet() const { ptx::barrier_sync(1, threads); }
 
   /// 1 / rms of row `i`, by a warp: every product and sum of the contract.
   FPSA_DEVICE float inverse_rms(const Stage& stage, int i) const {
@@ -162,14 +161,14 @@ struct Quantizer {
 
   FPSA_DEVICE bool has(uint32_t column) const { return column < static_cast<uint32_t>(width()); }
 
-  /// For every step: begin(column), then for each row use(row, half, words) if it has a token, for the halves that
+  /// For every span: begin(column), then for each row use(row, half, words) if it has a token, for the halves that
   /// exist, and done(row, column, exists), for all lanes; column is that of half 0.
   template <class Begin, class Use, class Done>
   FPSA_DEVICE void for_columns(const Stage& stage, const Begin& begin, const Use& use, const Done& done) const {
     const auto rows = ptx::load_shared<ptx::Words4>(stage.field(8));
     ptx::Floats4 inverse_rms = {};
     if constexpr (kNorm) inverse_rms = ptx::load_shared<ptx::Floats4>(stage.field(12));
-    for (int base = thread / 32 * kStepColumns; base < width(); base += threads / 32 * kStepColumns) {
+    for (int base = thread / 32 * kSpanColumns; base < width(); base += threads / 32 * kSpanColumns) {
       const auto column = static_cast<uint32_t>(base + 4 * lane());
       begin(column);
       ptx::Floats4 weight[kHalves] = {}, turn = {};
@@ -210,7 +209,7 @@ struct Quantizer {
           p.inverse_rms[int64_t{batch} * p.slots + ptx::load_shared<int32_t>(stage.field(2)) + row] = found;
         }
       }
-      meet();
+      ptx::barrier_sync(1, threads);
     }
     const auto groups = ptx::load_shared<ptx::Words4>(stage.field(4));
     uint32_t largest[kHalves] = {};
@@ -265,8 +264,8 @@ struct Quantizer {
                                                        p.inverse_rms + int64_t{batch} * p.slots + slot + row)));
       }
     }
-    meet();
-    uint8_t* const sample = p.codes + int64_t{batch} * p.heads * p.slots * kDim;
+    ptx::barrier_sync(1, threads);
+    uint8_t* const sample = ptx::opaque(p.codes + int64_t{batch} * p.heads * p.slots * kDim);
     uint32_t to[kHalves] = {}, factors[kHalves] = {};
     for_columns(
         stage,
@@ -294,9 +293,9 @@ struct Quantizer {
     for (int number = 0;; ++number) {
       const Stage stage = stage_at(memory, map, number);
       ptx::mbarrier_wait(stage.full, phase_of(number));
-      const int step = ptx::load_shared<int32_t>(stage.quad);
-      if (step < 0) return;
-      if (step_has_codes(step))
+      const int task = ptx::load_shared<int32_t>(stage.quad);
+      if (task < 0) return;
+      if (task_has_codes(task))
         codes(stage);
       else
         magnitudes(stage);

@@ -14,7 +14,7 @@ struct Projection {
 };
 
 /// Q or K. Any number of blocks of quantize_warps() + 1 warps, with the shared memory of quantize_map().
-///   Requires  magnitudes, complete and ticket zero; batch x steps fewer than 2^31; a sample's codes fewer than 2^32
+///   Requires  magnitudes, complete and ticket zero; batch x tasks fewer than 2^31; a sample's codes fewer than 2^32
 struct QuantizeRowsParams {
   Projection x;
   const float *weight = nullptr, *turns = nullptr;
@@ -26,7 +26,7 @@ struct QuantizeRowsParams {
   uint32_t* magnitudes = nullptr;  // [B,groups,H]: the largest so far, as bits
   float* inverse_rms = nullptr;    // [B,slots]
   uint32_t* complete = nullptr;    // [B,units]: warps that have given a quad's magnitudes
-  uint32_t* ticket = nullptr;      // the next step that nobody has taken
+  uint32_t* ticket = nullptr;      // the next task that nobody has taken
 };
 
 /// V. Two kernels of blocks of kValueThreads: magnitudes, column_chunks x row_chunks for each sample, and codes,

@@ -1,8 +1,8 @@
 // quantize_sm90a for V: the largest magnitude of every channel over the sequence, then codes, transposed.
 //
 // Both kernels read V as rows of 16-byte pieces, 8 channels each. For codes a warp takes 32 channels of a segment of 32
-// keys: a lane has 8 channels of the four keys that value_place() puts side by side, so its codes of a channel are a word
-// of the result, the 8 lanes of the same channels write its 32 bytes, and nothing is exchanged between threads.
+// keys: a lane has 8 channels of the four keys that value_place() puts side by side, so its codes of a channel are a
+// word of the result, the 8 lanes of the same channels write its 32 bytes, and nothing is exchanged between threads.
 #pragma once
 
 #include "fpsa/kernel/cuda/quantize_parts-inl.h"

@@ -43,9 +43,9 @@ TEST(QuantizePlan, EveryQuadHasItsMagnitudesThenItsCodesOnce) {
   for (const Case& x : cases()) {
     std::vector<int> seen(static_cast<size_t>(x.quads()));
     for (int64_t i = 0; i < 2 * x.quads(); ++i) {
-      const int32_t step = x.view.steps[i];
-      int& count = seen[static_cast<size_t>(step_quad(step))];
-      ASSERT_EQ(count++, step_has_codes(step) ? 1 : 0);
+      const int32_t task = x.view.tasks[i];
+      int& count = seen[static_cast<size_t>(task_quad(task))];
+      ASSERT_EQ(count++, task_has_codes(task) ? 1 : 0);
     }
     EXPECT_EQ(std::count(seen.begin(), seen.end(), 2), x.quads());
   }
@@ -56,8 +56,8 @@ TEST(QuantizePlan, AUnitsMagnitudesComeBeforeItsCodesAndNoGroupIsInTwo) {
     std::map<int32_t, int> magnitudes;
     std::map<int32_t, std::set<int32_t>> units_of_group;
     for (int64_t i = 0; i < 2 * x.quads(); ++i) {
-      const int32_t step = x.view.steps[i], unit = x.view.unit_of_quad[step_quad(step)];
-      if (!step_has_codes(step))
+      const int32_t task = x.view.tasks[i], unit = x.view.unit_of_quad[task_quad(task)];
+      if (!task_has_codes(task))
         ++magnitudes[unit];
       else
         ASSERT_EQ(magnitudes[unit], x.view.quads_of_unit[unit]);
@@ -84,19 +84,19 @@ TEST(QuantizePlan, SlotsHaveTheRowsAndGroupsOfTheLayout) {
   }
 }
 
-// What the comment at kQuadLag promises: that many steps between a unit's last magnitudes and its first codes, and no
+// What the comment at kQuadLag promises: that many tasks between a unit's last magnitudes and its first codes, and no
 // more than this many rows that L2 must hold.
 TEST(QuantizePlan, ThePaperCaseKeepsItsDistanceAndFitsL2) {
   const Case x({21, 45, 80}, {6, 8, 8}, {6, 8, 8}, kQuadLag);
   std::map<int32_t, int64_t> last_magnitudes, first_codes;
   int64_t ahead = 0, most = 0;
   for (int64_t i = 0; i < 2 * x.quads(); ++i) {
-    const int32_t step = x.view.steps[i], unit = x.view.unit_of_quad[step_quad(step)];
-    if (step_has_codes(step))
+    const int32_t task = x.view.tasks[i], unit = x.view.unit_of_quad[task_quad(task)];
+    if (task_has_codes(task))
       first_codes.emplace(unit, i);
     else
       last_magnitudes[unit] = i;
-    ahead += step_has_codes(step) ? -1 : 1;
+    ahead += task_has_codes(task) ? -1 : 1;
     most = std::max(most, ahead);
   }
   for (const auto& [unit, at] : first_codes)
@@ -114,14 +114,14 @@ TEST(QuantizePlan, OneGroupOverTheGridIsOneUnit) {
 }
 
 TEST(QuantizeTiling, WarpsShareARowEvenlyAndTwoBlocksFitForWan) {
-  EXPECT_EQ(quantize_warps(5120), 10);  // 14B: 20 steps
-  EXPECT_EQ(quantize_warps(1536), 6);   // 1.3B: 6 steps
+  EXPECT_EQ(quantize_warps(5120), 10);  // 14B: 20 spans
+  EXPECT_EQ(quantize_warps(1536), 6);   // 1.3B: 6 spans
   EXPECT_EQ(quantize_warps(64), 1);
   for (int width = 64; width <= kMostQuantizeWidth; width += 64) {
-    const int steps = (width + kStepColumns - 1) / kStepColumns, warps = quantize_warps(width);
+    const int spans = (width + kSpanColumns - 1) / kSpanColumns, warps = quantize_warps(width);
     ASSERT_LE(warps, kMostQuantizeWarps);
     // No more rounds than the most warps would need.
-    ASSERT_EQ((steps + warps - 1) / warps, (steps + kMostQuantizeWarps - 1) / kMostQuantizeWarps);
+    ASSERT_EQ((spans + warps - 1) / warps, (spans + kMostQuantizeWarps - 1) / kMostQuantizeWarps);
     for (const int dim : {64, 128})
       if (width % dim == 0) {
         ASSERT_LE(quantize_map(width / dim, dim, true, true).bytes, 227u * 1024);

@@ -74,7 +74,7 @@ TEST(QuantizeSm90a, TakesEveryGranularity) {
 
 TEST(QuantizeSm90a, TakesManyHeadsAndBatchesAndStrides) {
   for (const int64_t dim : {64, 128}) {
-    QuantizeProblem problem = ragged(dim == 64 ? 7 : 5, dim);  // a warp's last step is not whole
+    QuantizeProblem problem = ragged(dim == 64 ? 7 : 5, dim);  // a warp's last span is not whole
     problem.grid = {1, 3, 7};
     problem.batch = 3;
     problem.row_gap = 24;
@@ -88,7 +88,7 @@ TEST(QuantizeSm90a, TakesAGridSmallerThanASegmentAndAWideRow) {
   QuantizeProblem problem = ragged(1, 64);
   problem.grid = {1, 1, 1};
   check(EmulatedQuantize(problem), 4);
-  problem.heads = 41;  // more steps than the most warps of a block
+  problem.heads = 41;  // more spans than the most warps of a block
   problem.dim = 128;
   problem.grid = {1, 1, 3};
   check(EmulatedQuantize(problem), 1);

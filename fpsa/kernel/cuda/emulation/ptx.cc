@@ -257,6 +257,9 @@ float divide(float a, float b) {
 uint32_t opaque(uint32_t x) {
   return x;
 }
+uint8_t* opaque(uint8_t* x) {
+  return x;
+}
 uint32_t bits_of(float x) {
   return std::bit_cast<uint32_t>(x);
 }

@@ -43,6 +43,10 @@ FPSA_PTX(uint32_t opaque(uint32_t x), {
   asm volatile("" : "+r"(x));
   return x;
 })
+FPSA_PTX(uint8_t* opaque(uint8_t* x), {
+  asm volatile("" : "+l"(x));
+  return x;
+})
 
 /// The larger ones of two pairs of unsigned 16-bit numbers.
 FPSA_PTX(uint32_t max_u16x2(uint32_t a, uint32_t b), { return __vmaxu2(a, b); })

@@ -52,17 +52,17 @@ QuantizePlan::QuantizePlan(const SegmentLayout& layout, std::span<const int32_t>
   std::vector<std::vector<int32_t>> of_unit(static_cast<size_t>(units));
   for (int32_t quad = 0; quad < quads; ++quad)
     of_unit[static_cast<size_t>(unit_of_quad[static_cast<size_t>(quad)])].push_back(quad);
-  std::vector<int32_t> steps, quads_of_unit;
-  size_t coded = 0;          // units whose codes have their steps
+  std::vector<int32_t> tasks, quads_of_unit;
+  size_t coded = 0;          // units whose codes have their tasks
   int64_t ahead = 0;         // quads with magnitudes but no codes yet
   const auto add_codes = [&] {
     for (const int32_t quad : of_unit[coded])
-      steps.push_back(quantize_step(quad, true));
+      tasks.push_back(quantize_task(quad, true));
     ahead -= quads_of_unit[coded++];
   };
   for (const std::vector<int32_t>& unit : of_unit) {
     for (const int32_t quad : unit)
-      steps.push_back(quantize_step(quad, false));
+      tasks.push_back(quantize_task(quad, false));
     quads_of_unit.push_back(static_cast<int32_t>(unit.size()));
     ahead += quads_of_unit.back();
     while (coded + 1 < quads_of_unit.size() && ahead - quads_of_unit[coded] >= lag)
@@ -72,7 +72,7 @@ QuantizePlan::QuantizePlan(const SegmentLayout& layout, std::span<const int32_t>
     add_codes();
 
   for (const std::span<const int32_t> part :
-       std::initializer_list<std::span<const int32_t>>{row_of_slot, group_of_slot, steps, unit_of_quad, quads_of_unit})
+       std::initializer_list<std::span<const int32_t>>{row_of_slot, group_of_slot, tasks, unit_of_quad, quads_of_unit})
     words.insert(words.end(), part.begin(), part.end());
 }
 

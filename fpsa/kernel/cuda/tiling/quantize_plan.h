@@ -19,20 +19,20 @@ namespace fpsa::kernel::cuda {
 inline constexpr int kQuad = 4;  // slots
 
 /// Quads by which codes lag behind magnitudes. Two blocks of threads on each of 132 multiprocessors, each with a quad in
-/// work, one on its way and one known, have 792 steps under way. Once codes and magnitudes alternate, twice the lag lies
+/// work, one on its way and one known, have 792 tasks under way. Once codes and magnitudes alternate, twice the lag lies
 /// between the last magnitudes of a unit and its first codes. With rows of 10 KB it is 16 MB, with a unit of a tile 20
 /// of L2's 50.
 inline constexpr int64_t kQuadLag = 400;
 
-/// One step of the kernel: the magnitudes or the codes of a quad.
-FPSA_BOTH int32_t quantize_step(int32_t quad, bool codes) {
+/// One task of the kernel: the magnitudes or the codes of a quad.
+FPSA_BOTH int32_t quantize_task(int32_t quad, bool codes) {
   return quad << 1 | (codes ? 1 : 0);
 }
-FPSA_BOTH int32_t step_quad(int32_t step) {
-  return step >> 1;
+FPSA_BOTH int32_t task_quad(int32_t task) {
+  return task >> 1;
 }
-FPSA_BOTH bool step_has_codes(int32_t step) {
-  return (step & 1) != 0;
+FPSA_BOTH bool task_has_codes(int32_t task) {
+  return (task & 1) != 0;
 }
 
 struct QuantizePlan {
@@ -42,14 +42,14 @@ struct QuantizePlan {
 
   int64_t slots, groups, units;
   /// For the device, one after the other: row_of_slot [slots], the raster row or -1; group_of_slot [slots], the group,
-  /// of the segment's first slot where there is no token; steps [2 slots/4]; unit_of_quad [slots/4]; quads_of_unit
+  /// of the segment's first slot where there is no token; tasks [2 slots/4]; unit_of_quad [slots/4]; quads_of_unit
   /// [units].
   std::vector<int32_t> words;
 };
 
 /// The parts of QuantizePlan::words.
 struct QuantizePlanView {
-  const int32_t *row_of_slot, *group_of_slot, *steps, *unit_of_quad, *quads_of_unit;
+  const int32_t *row_of_slot, *group_of_slot, *tasks, *unit_of_quad, *quads_of_unit;
 };
 FPSA_BOTH QuantizePlanView view_of(const int32_t* words, int64_t slots) {
   return {words, words + slots, words + 2 * slots, words + 2 * slots + slots / 2, words + 2 * slots + slots / 4 * 3};

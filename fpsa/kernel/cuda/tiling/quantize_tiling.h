@@ -9,17 +9,17 @@
 namespace fpsa::kernel::cuda {
 
 inline constexpr int kQuantizeStages = 2;      // quads in shared memory: one in work, one on its way
-inline constexpr int kStepColumns = 256;       // that a warp takes at a time, 8 a thread
+inline constexpr int kSpanColumns = 256;       // that a warp takes at a time, 8 a thread
 inline constexpr int kMostQuantizeWarps = 10;  // of a block beside the one that brings rows
 inline constexpr int kMostQuantizeThreads = 32 * (kMostQuantizeWarps + 1);
 inline constexpr int64_t kMostQuantizeWidth = 10944;  // heads x dim: so that two stages and the weights fit
 
-/// Warps that compute: as few as make the steps of a row as short as ten would; a row of 5120 is 20 steps, two for each
+/// Warps that compute: as few as make the spans of a row as short as ten would; a row of 5120 is 20 spans, two for each
 /// of ten warps, and one of 1536 is six, one for each of six.
 FPSA_BOTH int quantize_warps(int width) {
-  const int steps = (width + kStepColumns - 1) / kStepColumns;
-  const int rounds = (steps + kMostQuantizeWarps - 1) / kMostQuantizeWarps;
-  return (steps + rounds - 1) / rounds;
+  const int spans = (width + kSpanColumns - 1) / kSpanColumns;
+  const int rounds = (spans + kMostQuantizeWarps - 1) / kMostQuantizeWarps;
+  return (spans + rounds - 1) / rounds;
 }
 
 /// Where things lie in shared memory, in bytes. Of each stage: rows, turns, what a quad is, its factors.
