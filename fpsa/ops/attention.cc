@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/ops/parallel.h"
 #include "fpsa/ops/views.h"
@@ -100,7 +101,7 @@ plan::AttentionSpec spec_of(const Call& call, const AttentionOptions& options) {
 }
 
 void run(Call& call, const plan::AttentionPlan& planned) {
-  auto& [out, lse, row_max, exact, kernel, coder, isa] = call.result;
+  auto& [out, lse, row_max, exact, kernel, coder, isa, isa_name] = call.result;
   const plan::Inputs inputs{source_of(call.q), source_of(call.k), source_of(call.v)};
   auto target = [](const at::Tensor& x) {
     return plan::Target{x.mutable_data_ptr(), x.stride(0), x.stride(2), x.stride(1)};
@@ -114,12 +115,14 @@ void run(Call& call, const plan::AttentionPlan& planned) {
   kernel = planned.entry().name;
   if (planned.quantizer()) coder = planned.quantizer()->name;
   isa = planned.entry().isa;
+  isa_name = kernel::isa_name(isa);
 }
 
 }  // namespace
 
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                           const AttentionOptions& options) {
+  if (q.defined() && q.device().is_cuda()) return cuda_attention(q, k, v, plan, options);
   constexpr const char* kOp = "attention";
   Call call = checked(q, k, v, options, kOp);
   check_grid(plan, call.q.size(1), kOp, "q");
@@ -135,6 +138,12 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                 const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention";
+  if (q.defined() && q.device().is_cuda()) {
+    TORCH_CHECK_VALUE(q.dim() == 4, kOp, ": q must have 4 dimensions, got ", q.dim());
+    const auto refusal = cuda_refusal(
+        q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys, gradients_wanted({q, k, v})});
+    TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
+  }
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
               ": quantisation needs a grid and a granularity; call attention with a plan");
   Call call = checked(q, k, v, options, kOp);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fpsa/kernel/table.h"
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/ops/fork.h"
 #include "fpsa/ops/quantize.h"
@@ -300,6 +301,9 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
 AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                std::shared_ptr<const Plan> plan, const AttentionOptions& options) {
   check_has_backward(options, "differentiable_attention");
+  if (q.device().is_cuda())
+    TORCH_CHECK_VALUE(false, "differentiable_attention: ",
+                      cuda_refusal(q, {q.scalar_type(), q.size(-1), options.precision, false, /*gradients=*/true}));
   TORCH_CHECK_VALUE(!options.out, "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
   AttentionResult result;
   auto out = Differentiable::apply(q, k, v, Differentiable::Arguments{std::move(plan), options, {}}, &result);

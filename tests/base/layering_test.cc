@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 const std::map<std::string, std::set<std::string>>& allowed_rooms() {
   static const std::set<std::string> core = {"base", "numeric", "pattern"};
   static const std::set<std::string> contract = {"base", "numeric", "pattern", "kernel"};
-  static const std::set<std::string> ops = {"base", "numeric", "pattern", "kernel", "plan", "ops"};
+  static const std::set<std::string> ops = {"base", "numeric", "pattern", "kernel", "plan", "ops", "kernel/cuda"};
   static const std::set<std::string> nn = {"base", "numeric", "pattern", "kernel", "plan", "ops", "nn", "io"};
   static const auto with = [](std::set<std::string> rooms, std::initializer_list<const char*> more) {
     rooms.insert(more.begin(), more.end());

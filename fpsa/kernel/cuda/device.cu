@@ -113,11 +113,15 @@ DeviceState state_of(int device) {
 
 DeviceScope::DeviceScope(int device) {
   check(cudaGetDevice(&before_), "device");
-  check(cudaSetDevice(device), "device");
+  // Setting a device makes a context on it: not one more than needed.
+  if (before_ == device)
+    before_ = -1;
+  else
+    check(cudaSetDevice(device), "device");
 }
 
 DeviceScope::~DeviceScope() {
-  static_cast<void>(cudaSetDevice(before_));
+  if (before_ >= 0) static_cast<void>(cudaSetDevice(before_));
 }
 
 bool is_capturing(void* stream) {

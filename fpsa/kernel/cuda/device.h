@@ -51,7 +51,7 @@ class DeviceScope {
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
-  int before_ = 0;
+  int before_ = -1;  // -1: nothing to put back
 };
 
 /// Whether what is enqueued on a stream (a cudaStream_t) goes into a graph instead.

@@ -1,7 +1,8 @@
 #include "fpsa/kernel/cuda/tiling/plan_image.h"
 
-#include <algorithm>
 #include <cstring>
+
+#include "fpsa/kernel/cuda/tiling/quantize_plan.h"
 
 namespace fpsa::kernel::cuda {
 
@@ -25,8 +26,10 @@ PlanImage::PlanImage(const pattern::TileOrder& order, const pattern::TokenGroups
     : tokens(order.tokens()), groups(token_groups.count) {
   const SegmentLayout layout(order.tile_begin());
   const WorkList work(mask, layout, layout);
+  const QuantizePlan steps(layout, order.to_raster(), token_groups.of_token, token_groups.count);
   segments = layout.segments();
   slots = layout.slots();
+  units = steps.units;
   shared_mask = work.shared;
   column_scales = runs_end_inside_segments(order, token_groups);
   item_count = static_cast<int64_t>(work.items.size());
@@ -38,25 +41,14 @@ PlanImage::PlanImage(const pattern::TileOrder& order, const pattern::TokenGroups
   };
   items = take(item_count * static_cast<int64_t>(sizeof(WorkItem)));
   entries = take(entry_count * 4);
-  row_of_slot = take(slots * 4);
-  group_of_slot = take(slots * 4);
+  quantize = take(static_cast<int64_t>(steps.words.size()) * 4);
   bytes_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(size_));
   const auto put = [&](const auto& list, int64_t offset) {
     std::memcpy(bytes_.get() + offset, list.data(), list.size() * sizeof list[0]);
   };
   put(work.items, items);
   put(work.entries, entries);
-  // A tile's tokens are neighbours both by position and by slot, and only its last slots are empty.
-  const auto spread = [&](const std::vector<int32_t>& by_position, int64_t offset) {
-    auto* by_slot = reinterpret_cast<int32_t*>(bytes_.get() + offset);
-    for (int64_t tile = 0; tile < order.tile_count(); ++tile) {
-      const auto begin = by_position.begin() + order.tile_begin(tile), end = begin + order.tile_tokens(tile);
-      std::fill(std::copy(begin, end, by_slot + int64_t{layout.begin(tile)} * kSegment),
-                by_slot + int64_t{layout.begin(tile + 1)} * kSegment, -1);
-    }
-  };
-  spread(order.to_raster(), row_of_slot);
-  spread(token_groups.of_token, group_of_slot);
+  put(steps.words, quantize);
 }
 
 }  // namespace fpsa::kernel::cuda

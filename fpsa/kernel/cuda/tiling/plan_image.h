@@ -13,8 +13,8 @@
 namespace fpsa::kernel::cuda {
 
 /// The arrays of a plan and where each begins in the block, in bytes, at multiples of 256.
-///   Shapes    items [item_count]; entries [entry_count]; row_of_slot [slots], raster, -1 for none; group_of_slot
-///             [slots], of the granularity, -1 for none
+///   Shapes    items [item_count]; entries [entry_count]; quantize: QuantizePlan::words, whose first are row_of_slot
+///             [slots]: the raster row, -1 for none
 class PlanImage {
  public:
   /// Errors    as SegmentLayout and WorkList
@@ -27,8 +27,8 @@ class PlanImage {
     size_ = 0;
   }
 
-  int64_t items = 0, entries = 0, row_of_slot = 0, group_of_slot = 0;  // offsets
-  int64_t item_count = 0, entry_count = 0, segments = 0, slots = 0, tokens = 0, groups = 0;
+  int64_t items = 0, entries = 0, quantize = 0;  // offsets
+  int64_t item_count = 0, entry_count = 0, segments = 0, slots = 0, tokens = 0, groups = 0, units = 0;
   bool shared_mask = true, column_scales = false;
 
  private:
