@@ -1,7 +1,8 @@
-// The symbols of cuda.h, device.h and launch.h in a build without CUDA kernels, so that callers need no #ifdef.
+// The symbols of cuda.h, device.h, launch.h and quantize_launch.h in a build without CUDA kernels, so that callers need no #ifdef.
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/cuda/cuda.h"
 #include "fpsa/kernel/cuda/launch.h"
+#include "fpsa/kernel/cuda/quantize_launch.h"
 
 namespace fpsa::kernel::cuda {
 namespace {
@@ -71,6 +72,18 @@ double Stopwatch::stop(void*) {
 }
 
 void launch_attention_fwd_e4m3(const AttentionFwdLaunch&, void*) {
+  refuse();
+}
+int64_t quantize_rows_scratch_bytes(int64_t, int64_t, int64_t, int64_t, int64_t) {
+  refuse();
+}
+int64_t quantize_values_scratch_bytes(int64_t, int64_t, int64_t) {
+  refuse();
+}
+void launch_quantize_rows(const QuantizeRowsLaunch&, void*) {
+  refuse();
+}
+void launch_quantize_values(const QuantizeValuesLaunch&, void*) {
   refuse();
 }
 

@@ -1,6 +1,8 @@
 #include "fpsa/kernel/cuda/emulation/block.h"
 
 #include <algorithm>
+#include <memory>
+#include <random>
 
 namespace fpsa::kernel::cuda::emulation {
 namespace {
@@ -32,6 +34,7 @@ Block::Block(const Launch& launch, const Options& options, int index, const std:
       registers_(*this),
       runnable_(static_cast<size_t>(launch.threads / 32)),
       runnable_count_(launch.threads),
+      left_(launch.threads),
       waiting_(static_cast<size_t>(launch.threads)) {
   for (int i = 0; i < launch.threads / 32; ++i)
     warps_.emplace_back(*this, i);
@@ -101,14 +104,14 @@ int Block::choose() {
   }
 }
 
-void Block::run() {
+bool Block::advance(uint64_t steps) {
   Block* const outer = std::exchange(running, this);
   struct Restore {
     Block* outer;
     ~Restore() { running = outer; }
   } restore{outer};
-  int left = launch_.threads;
-  while (left > 0) {
+  for (; left_ > 0; --steps) {
+    if (steps == 0) return true;
     if (runnable_count_ == 0) {
       if (!happen()) deadlock();
       continue;
@@ -120,12 +123,21 @@ void Block::run() {
     if (fibers_.ended(thread)) {
       std::erase(runnable_[static_cast<size_t>(thread / 32)], thread);
       --runnable_count_;
-      --left;
+      --left_;
     }
   }
   while (happen()) {
   }
   barriers_.check_idle_at_exit();
+  return false;
+}
+
+void Block::wait_for_others(const uint32_t* counter, uint32_t value, Site site) {
+  // More polls than any schedule of the tests needs.
+  for (int polls = 0; *counter < value; ++polls) {
+    if (polls == 200000) fail(site, "waits in vain for a counter of the grid: ", *counter, " of ", value);
+    fibers_.yield();
+  }
 }
 
 void Block::begin(const char* function, Site site) {
@@ -170,9 +182,17 @@ Report run(const Launch& launch, const Options& options, const std::function<voi
     throw std::invalid_argument("launch: " + std::to_string(launch.registers) + " registers for " +
                                 std::to_string(launch.threads) + " threads are more than 65536");
   Report report;
-  for (int i = 0; i < launch.blocks; ++i) {
-    Block block(launch, options, i, kernel, report);
-    block.run();
+  // Blocks that run together take turns of a length that differs, so that one may be far ahead.
+  std::mt19937_64 random(options.seed);
+  std::vector<std::unique_ptr<Block>> running_blocks;
+  int started = 0;
+  while (started < launch.blocks || !running_blocks.empty()) {
+    while (started < launch.blocks && static_cast<int>(running_blocks.size()) < std::max(launch.together, 1))
+      running_blocks.push_back(std::make_unique<Block>(launch, options, started++, kernel, report));
+    const size_t which = random() % running_blocks.size();
+    const uint64_t steps = uint64_t{1} << random() % 16;
+    if (!running_blocks[which]->advance(steps))
+      running_blocks.erase(running_blocks.begin() + static_cast<std::ptrdiff_t>(which));
   }
   return report;
 }

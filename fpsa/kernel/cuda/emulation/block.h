@@ -32,8 +32,8 @@ class Block {
  public:
   Block(const Launch& launch, const Options& options, int index, const std::function<void()>& kernel, Report& report);
 
-  /// Until every thread has ended and nothing is under way.
-  void run();
+  /// Goes on for some steps; false when every thread has ended and nothing is under way.
+  bool advance(uint64_t steps);
 
   /// The block whose thread is running.
   static Block& current();
@@ -60,6 +60,8 @@ class Block {
   /// on the stack: after an error elsewhere the thread does not come back.
   void block_on(const void* key, const Waiting& waiting);
   void notify(const void* key);
+  /// Lets others go on, other blocks too, until a counter in global memory has reached a value.
+  void wait_for_others(const uint32_t* counter, uint32_t value, Site site);
 
   template <class... Parts>
   [[noreturn]] void fail(Site site, const Parts&... parts) const {
@@ -96,7 +98,7 @@ class Block {
   std::vector<Warpgroup> warpgroups_;
   RegisterPool registers_;
   std::vector<std::vector<int>> runnable_;  // by warp
-  int runnable_count_ = 0;
+  int runnable_count_ = 0, left_ = 0;  // threads that can go on, that have not ended
   // Who is favoured, who is kept back and how seldom something that is under way happens, for a while each: so that
   // a producer runs far ahead, a lane falls far behind, a copy takes long.
   int favoured_warp_ = 0, starved_thread_ = 0;

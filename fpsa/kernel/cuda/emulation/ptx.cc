@@ -2,10 +2,13 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <utility>
 
 #include "fpsa/kernel/cuda/emulation/block.h"
 #include "fpsa/kernel/cuda/ptx/barrier.h"
 #include "fpsa/kernel/cuda/ptx/copy.h"
+#include "fpsa/kernel/cuda/ptx/global.h"
 #include "fpsa/kernel/cuda/ptx/math.h"
 #include "fpsa/kernel/cuda/ptx/thread.h"
 #include "fpsa/kernel/cuda/ptx/wgmma.h"
@@ -49,6 +52,9 @@ uint32_t f16_from_f32(float x) {
 int thread_index() {
   return Block::current().self();
 }
+int block_threads() {
+  return Block::current().threads();
+}
 int block_index() {
   return Block::current().index();
 }
@@ -83,6 +89,9 @@ float shuffle_xor(float value, int mask, Site site) {
   Block& block = Block::current();
   block.begin("shuffle_xor", site);
   return std::bit_cast<float>(block.warp().shuffle_xor(std::bit_cast<uint32_t>(value), mask, site));
+}
+uint32_t shuffle_xor(uint32_t value, int mask, Site site) {
+  return std::bit_cast<uint32_t>(shuffle_xor(std::bit_cast<float>(value), mask, site));
 }
 bool any_in_warp(bool condition, Site site) {
   Block& block = Block::current();
@@ -150,6 +159,31 @@ void store_wait(Site site) {
 }
 void prefetch_map(const TensorMap&) {}
 
+Words4 load_once(const void* from) {
+  Words4 y;
+  std::memcpy(&y, from, sizeof y);
+  return y;
+}
+void store_once(void* to, uint32_t value) {
+  std::memcpy(to, &value, sizeof value);
+}
+void raise_global(uint32_t* to, uint32_t value, Site site) {
+  if (begin("raise_global", site)) *to = std::max(*to, value);
+}
+uint32_t fetch_add(uint32_t* counter, uint32_t value, Site site) {
+  Block::current().begin("fetch_add", site);
+  return std::exchange(*counter, *counter + value);
+}
+void add_release(uint32_t* counter, uint32_t value, Site site) {
+  if (begin("add_release", site)) *counter += value;
+}
+void wait_at_least(const uint32_t* counter, uint32_t value, Site site) {
+  if (Block* block = begin("wait_at_least", site)) block->wait_for_others(counter, value, site);
+}
+uint32_t load_shared_by_blocks(const uint32_t* from) {
+  return *from;
+}
+
 void wgmma_fence(Site site) {
   if (Block* block = begin("wgmma_fence", site)) block->warpgroup().fence();
 }
@@ -199,6 +233,24 @@ float max_nan(float a, float b) {
 }
 float fused_multiply_add(float a, float b, float c) {
   return std::fma(a, b, c);
+}
+float multiply(float a, float b) {
+  return a * b;
+}
+float add(float a, float b) {
+  return a + b;
+}
+float subtract(float a, float b) {
+  return a - b;
+}
+float square_root(float x) {
+  return std::sqrt(x);
+}
+float reciprocal(float x) {
+  return 1.0f / x;
+}
+uint32_t max_u16x2(uint32_t a, uint32_t b) {
+  return std::max(a & 0xffff, b & 0xffff) | std::max(a >> 16, b >> 16) << 16;
 }
 float ceiling(float x) {
   return std::ceil(x);

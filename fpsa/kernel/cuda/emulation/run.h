@@ -58,6 +58,7 @@ struct Launch {
   int threads = 128;          // of a block, a multiple of 32
   int registers = 128;        // of a thread at the start, for setmaxnreg
   uint32_t shared_bytes = 0;  // dynamic
+  int together = 1;           // blocks that run at the same time
 };
 
 /// What a run met.
@@ -65,7 +66,7 @@ struct Report {
   std::vector<Call> calls;  // every line once
 };
 
-/// Runs every block of the grid, one after the other.
+/// Runs every block of the grid: as many at a time as the launch says, in the order of their indices.
 ///   Errors    Error, at the first violation; std::invalid_argument for a launch that no device would take
 ///   Threads   any number of host threads may each run one
 Report run(const Launch& launch, const Options& options, const std::function<void()>& kernel);

@@ -28,6 +28,12 @@ FPSA_PTX(float max_nan(float a, float b), {
 /// One rounding.
 FPSA_PTX(float fused_multiply_add(float a, float b, float c), { return __fmaf_rn(a, b, c); })
 FPSA_PTX(float ceiling(float x), { return ceilf(x); })
+/// Rounded to nearest, and never part of a fused multiply-add.
+FPSA_PTX(float multiply(float a, float b), { return __fmul_rn(a, b); })
+FPSA_PTX(float add(float a, float b), { return __fadd_rn(a, b); })
+FPSA_PTX(float subtract(float a, float b), { return __fsub_rn(a, b); })
+FPSA_PTX(float square_root(float x), { return __fsqrt_rn(x); })
+FPSA_PTX(float reciprocal(float x), { return __frcp_rn(x); })
 /// a / b rounded to nearest.
 FPSA_PTX(float divide(float a, float b), { return __fdiv_rn(a, b); })
 
@@ -37,6 +43,9 @@ FPSA_PTX(uint32_t opaque(uint32_t x), {
   asm volatile("" : "+r"(x));
   return x;
 })
+
+/// The larger ones of two pairs of unsigned 16-bit numbers.
+FPSA_PTX(uint32_t max_u16x2(uint32_t a, uint32_t b), { return __vmaxu2(a, b); })
 
 FPSA_PTX(uint32_t bits_of(float x), { return __float_as_uint(x); })
 FPSA_PTX(float float_of(uint32_t bits), { return __uint_as_float(bits); })

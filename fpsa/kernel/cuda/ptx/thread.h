@@ -5,8 +5,9 @@
 
 namespace fpsa::kernel::cuda::ptx::inline FPSA_TARGET {
 
-/// Index in the block, of the block in the grid, and the number of blocks: one dimension each.
+/// Index in the block, threads of the block, index of the block in the grid, number of blocks: one dimension each.
 FPSA_PTX(int thread_index(), { return static_cast<int>(threadIdx.x); })
+FPSA_PTX(int block_threads(), { return static_cast<int>(blockDim.x); })
 FPSA_PTX(int block_index(), { return static_cast<int>(blockIdx.x); })
 FPSA_PTX(int grid_blocks(), { return static_cast<int>(gridDim.x); })
 
@@ -16,7 +17,7 @@ FPSA_PTX(SharedAddress shared_memory(), {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(memory));
 })
 
-/// ld.shared, st.shared: T of 4, 8 or 16 bytes, at a multiple of its size.
+/// ld.shared, st.shared: T of 2, 4, 8 or 16 bytes, at a multiple of its size.
 #if FPSA_EMULATED
 void shared_read(SharedAddress address, void* into, int bytes, emulation::Site site);
 void shared_write(SharedAddress address, const void* from, int bytes, emulation::Site site);
@@ -61,6 +62,8 @@ FPSA_PTX(bool elect_one(FPSA_SITE_ONLY), {
 
 /// The value of the thread whose lane differs by the bits of `mask`.
 FPSA_PTX(float shuffle_xor(float value, int mask FPSA_SITE), { return __shfl_xor_sync(0xffffffffu, value, mask); })
+
+FPSA_PTX(uint32_t shuffle_xor(uint32_t value, int mask FPSA_SITE), { return __shfl_xor_sync(0xffffffffu, value, mask); })
 
 /// Whether the condition holds in any thread of the warp.
 FPSA_PTX(bool any_in_warp(bool condition FPSA_SITE), { return __any_sync(0xffffffffu, condition) != 0; })
