@@ -11,6 +11,7 @@
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
 inline constexpr float kLowest = -__builtin_huge_valf();
+inline constexpr float kCodeBits = 8.0f;  // P's codes are of 2^8 P: exact, and covers the most of all powers of two
 
 /// The number of a block of keys since the kernel began gives its stage and the parity of its phase there. Who waits
 /// for a filled stage waits for `parity`, who waits for a free one for the other.
