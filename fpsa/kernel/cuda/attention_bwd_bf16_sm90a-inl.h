@@ -245,7 +245,7 @@ struct BwdConsumer {
   }
 
   /// Scalar `array` of the thread's two columns among columns 8 j to 8 j + 7 of the block.
-  struct Pair {
+  struct alignas(8) Pair {
     float of[2];
   };
   FPSA_DEVICE Pair column_scalars(int j, int array) const {
@@ -415,8 +415,7 @@ struct BwdConsumer {
         const int64_t at = base + row * to.row_stride + column;
         const float low = sums[4 * j + 2 * half] * scale(column), high = sums[4 * j + 2 * half + 1] * scale(column + 1);
         if (to.type == OutType::kF32) {
-          static_cast<float*>(to.data)[at] = low;
-          static_cast<float*>(to.data)[at + 1] = high;
+          *reinterpret_cast<Pair*>(static_cast<float*>(to.data) + at) = {{low, high}};
         } else {
           *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(to.data) + at) =
               to.type == OutType::kF16 ? ptx::f16x2(low, high) : ptx::bf16x2(low, high);

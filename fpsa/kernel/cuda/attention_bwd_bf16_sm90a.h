@@ -3,10 +3,8 @@
 
 #include <cstdint>
 
-#include "fpsa/kernel/cuda/attention_fwd_e4m3_sm90a.h"
-#include "fpsa/kernel/cuda/ptx/tensor_map.h"
+#include "fpsa/kernel/cuda/attention_params.h"
 #include "fpsa/kernel/cuda/tiling/attention_bwd_tiling.h"
-#include "fpsa/kernel/cuda/tiling/work_list.h"
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
