@@ -25,7 +25,6 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-inline constexpr float kCodeBits = 8.0f;  // P's codes are of 2^8 P: exact, and covers the most of all powers of two
 inline constexpr float kResidue = 32.0f;  // a code's error is at most 8, so 2^5 times it is a code again
 
 template <AttentionTiling kTiling>

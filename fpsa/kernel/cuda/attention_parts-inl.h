@@ -1,13 +1,17 @@
-// What attention kernels for sm_90a are made of beside their products: the ring of stages, its barriers, exp2.
+// What attention kernels for sm_90a are made of beside their products: the ring of stages, its barriers, exp2, the walk
+// over items, rows and their places.
 #pragma once
 
+#include "fpsa/kernel/cuda/attention_params.h"
 #include "fpsa/kernel/cuda/ptx/barrier.h"
 #include "fpsa/kernel/cuda/ptx/math.h"
+#include "fpsa/kernel/cuda/ptx/thread.h"
 #include "fpsa/kernel/cuda/tiling/attention_tiling.h"
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
 inline constexpr float kLowest = -__builtin_huge_valf();
+inline constexpr float kCodeBits = 8.0f;  // P's codes are of 2^8 P: exact, and covers the most of all powers of two
 
 /// The number of a block of keys since the kernel began gives its stage and the parity of its phase there. Who waits
 /// for a filled stage waits for `parity`, who waits for a free one for the other.
@@ -36,6 +40,26 @@ struct Barriers {
   FPSA_DEVICE ptx::SharedAddress queries_free(int group) const { return at(4 * stages + kConsumers + group); }
 };
 
+/// By one thread, before the others use them.
+FPSA_DEVICE void init_barriers(const Barriers& barriers) {
+  for (int stage = 0; stage < barriers.stages; ++stage) {
+    ptx::mbarrier_init(barriers.keys_full(stage), 1);
+    ptx::mbarrier_init(barriers.values_full(stage), 1);
+    ptx::mbarrier_init(barriers.keys_free(stage), kConsumers * 4);  // warps
+    ptx::mbarrier_init(barriers.values_free(stage), kConsumers * 4);
+  }
+  for (int group = 0; group < kConsumers; ++group) {
+    ptx::mbarrier_init(barriers.queries_full(group), 1);
+    ptx::mbarrier_init(barriers.queries_free(group), 4);
+  }
+  ptx::fence_barrier_init();
+}
+
+/// Items of a launch.
+FPSA_DEVICE int32_t item_total(const AttentionParams& p) {
+  return p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
+}
+
 /// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf too.
 FPSA_DEVICE float power_of_two(float d) {
   return d < -126.0f ? 0.0f : ptx::float_of(static_cast<uint32_t>(static_cast<int>(d) + 127) << 23);
@@ -53,5 +77,192 @@ FPSA_DEVICE float exp2_polynomial(float x) {
   y = ptx::fused_multiply_add(f, y, 0x1.ffffe8p-1f);
   return y * ptx::float_of((ptx::bits_of(shifted) << 23) + 0x3f800000u);
 }
+
+/// What a consumer warpgroup of a forward has and does around its products. Arrays are registers: every index is a
+/// constant after unrolling.
+template <class Params, AttentionTiling kTiling>
+struct ConsumerParts {
+  static constexpr SharedMap kMap = shared_map(kTiling);
+  static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment, kStages = kTiling.stages;
+
+  const Params& p;
+  const ptx::SharedAddress memory;
+  const Barriers& barriers;
+  const int group, thread;  // of the block's consumers, of the warpgroup
+
+  float scores[kTiling.keys / 2], out[kDim / 2];
+  float m[2], sum[2];   // of the thread's two rows
+  int number = 0;       // of the block of keys
+  bool paired = false;  // the other group works on this item too
+
+  FPSA_DEVICE ConsumerParts(const Params& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
+      : p(p), memory(memory), barriers(barriers), group(thread / 128 - 1), thread(thread % 128) {}
+
+  // Readers are done with something: each warp says so once, after its last thread.
+  FPSA_DEVICE void release(ptx::SharedAddress barrier) {
+    ptx::sync_warp();
+    if (thread % 32 == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  /// Named barriers 1 and 2 are the turns of the two groups; group 0 begins.
+  FPSA_DEVICE void take_turn() {
+    if (paired) ptx::barrier_sync(1 + group, 256);
+  }
+  FPSA_DEVICE void pass_turn() {
+    if (paired) ptx::barrier_arrive(2 - group, 256);
+  }
+
+  FPSA_DEVICE void wait_for_keys(int at) {
+    ptx::mbarrier_wait(barriers.keys_full(stage_of<kStages>(at)), parity_of<kStages>(at));
+  }
+  FPSA_DEVICE void wait_for_values(int at) {
+    ptx::mbarrier_wait(barriers.values_full(stage_of<kStages>(at)), parity_of<kStages>(at));
+  }
+
+  /// Whether every key of the block exists. Entries are the block's.
+  FPSA_DEVICE bool all_exist(const int32_t* entries) const {
+    bool full = true;
+    FPSA_UNROLL
+    for (int s = 0; s < kSegments; ++s)
+      full = full && entry_full(entries[s]);
+    return full;
+  }
+  /// Scores of keys that do not exist become -inf.
+  FPSA_DEVICE void mask(const int32_t* entries) {
+    FPSA_UNROLL
+    for (int s = 0; s < kSegments; ++s) {
+      const int left = entry_valid(entries[s]) - fragment_column(thread);
+      FPSA_UNROLL
+      for (int i = 0; i < 16; ++i)
+        if (i / 4 * 8 + i % 2 >= left) scores[16 * s + i] = kLowest;
+    }
+  }
+
+  FPSA_DEVICE int slot_of(int row, const WorkItem& item) const {
+    const int segment = item.query_segment[2 * group + row / kSegment];
+    return segment < 0 ? -1 : segment * kSegment + row % kSegment;
+  }
+  FPSA_DEVICE int row_of(int row, const WorkItem& item) const {
+    const int slot = slot_of(row, item);
+    return slot < 0 ? -1 : p.row_of_slot[slot];
+  }
+
+  /// An item without rows for this group: it only lets the stages go by.
+  FPSA_DEVICE void stand_by(int blocks) {
+    for (const int end = number + blocks; number < end; ++number) {
+      wait_for_keys(number);
+      release(barriers.keys_free(stage_of<kStages>(number)));
+      wait_for_values(number);
+      release(barriers.values_free(stage_of<kStages>(number)));
+    }
+  }
+
+  FPSA_DEVICE void start_rows() {
+    FPSA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      m[half] = kLowest;
+      sum[half] = 0;
+    }
+    FPSA_UNROLL
+    for (int i = 0; i < kDim / 2; ++i)
+      out[i] = 0;
+  }
+
+  /// The rows' sums, of 2^bits P, are complete: writes lse and row_max, and gives the weights that end the rows.
+  FPSA_DEVICE void finish_rows(const Place& place, const WorkItem& item, float bits, float (&weight)[2]) {
+    FPSA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      FPSA_UNROLL
+      for (int lanes = 1; lanes < 4; lanes *= 2)
+        sum[half] += ptx::shuffle_xor(sum[half], lanes);
+      weight[half] = item.entries > 0 ? ptx::divide(1.0f, sum[half]) : 0.0f;
+      const int row = row_of(fragment_row(thread, half), item);
+      if (thread % 4 != 0 || row < 0) continue;
+      // A NaN among the scores is lost in m but not in the sum.
+      const float top = sum[half] == sum[half] ? m[half] : sum[half];
+      const int64_t at = (place.batch * p.heads + place.head) * p.queries + row;
+      if (p.row_max) p.row_max[at] = top;
+      if (p.lse) p.lse[at] = item.entries > 0 ? (top - bits + ptx::log2_approx(sum[half])) * 0.69314718056f : kLowest;
+    }
+  }
+
+  /// Rows to their places. value(at, column) is what becomes of out[at], which is of that channel and of row at / 2
+  /// % 2.
+  template <class Value>
+  FPSA_DEVICE void store(const Place& place, const WorkItem& item, Value value) {
+    const OutView& to = p.out;
+    const int64_t base = place.batch * to.batch_stride + place.head * to.head_stride;
+    const ptx::SharedAddress staging = memory + kMap.staging + group * kMap.staging_bytes;
+    const int lane = thread % 32, first_row = thread / 32 * 16;
+    // Rows of the last item have been read: its warp has met in release() since.
+    FPSA_UNROLL
+    for (int j = 0; j < kDim / 8; j += 2) {
+      uint32_t packed[4];
+      FPSA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int column = 8 * (j + i / 2) + fragment_column(thread), at = 4 * (j + i / 2) + 2 * (i % 2);
+        const float low = value(at, column), high = value(at + 1, column + 1);
+        packed[i] = to.type == OutType::kF16 ? ptx::f16x2(low, high) : ptx::bf16x2(low, high);
+        const int row = row_of(fragment_row(thread, i % 2), item);
+        if (to.type == OutType::kF32 && row >= 0) {
+          float* cell = static_cast<float*>(to.data) + base + row * to.row_stride + column;
+          cell[0] = low;
+          cell[1] = high;
+        }
+      }
+      ptx::store_matrix_x4(staging + (first_row + lane % 16) * kMap.staging_pitch + (8 * j + lane / 16 * 8) * 2,
+                           packed);
+    }
+    if (to.type == OutType::kF32) return;
+    ptx::sync_warp();
+    // 16 bytes a thread: a row's bytes are neighbours in memory.
+    constexpr int kPieces = kDim / 8;
+    FPSA_UNROLL
+    for (int at = lane; at < 16 * kPieces; at += 32) {
+      const int r = first_row + at / kPieces, row = row_of(r, item);
+      if (row < 0) continue;
+      auto* cell = static_cast<uint16_t*>(to.data) + base + row * to.row_stride + at % kPieces * 8;
+      *reinterpret_cast<Piece*>(cell) = ptx::load_shared<Piece>(staging + r * kMap.staging_pitch + at % kPieces * 16);
+    }
+  }
+  struct alignas(16) Piece {
+    uint32_t words[4];
+  };
+
+  /// Every item of this block of threads. `kernel` is this object as what it is; it has
+  ///   start_item(place, item)
+  ///   step<kFirst>(entry, block, last)   the block of keys whose entries begin at `entry`, the item's number `block`;
+  ///                                      the last one lets go of the queries
+  ///   finish_block(at, block)            the last block's P V, `at` in the ring
+  ///   finish_item(index)                 finds place and item again rather than keep them in registers
+  template <class Kernel>
+  FPSA_DEVICE void run_items(Kernel& kernel) {
+    const int32_t total = item_total(p);
+    for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
+      const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+      const WorkItem& item = p.items[place.item];
+      const int blocks = item.entries / kSegments;
+      // The parity is that of the number of items before; a counter would cost a register.
+      ptx::mbarrier_wait(barriers.queries_full(group), static_cast<uint32_t>(index / ptx::grid_blocks() & 1));
+      const bool idle = item.query_segment[2 * group] < 0;
+      if (idle || blocks == 0) release(barriers.queries_free(group));
+      if (idle) {
+        stand_by(blocks);
+        continue;
+      }
+      kernel.start_item(place, item);
+      if (blocks > 0) {
+        paired = item.query_segment[2 * (1 - group)] >= 0;
+        if (group == 1) pass_turn();
+        const int32_t first = item.first_entry, last = first + (blocks - 1) * kSegments;
+        kernel.template step<true>(first, 0, first == last);
+        for (int32_t entry = first + kSegments; entry <= last; entry += kSegments)
+          kernel.template step<false>(entry, (entry - first) / kSegments, entry == last);
+        kernel.finish_block(number - 1, (last - first) / kSegments);
+      }
+      kernel.finish_item(static_cast<int32_t>(ptx::opaque(static_cast<uint32_t>(index))));
+    }
+  }
+};
 
 }  // namespace fpsa::kernel::cuda::inline FPSA_TARGET

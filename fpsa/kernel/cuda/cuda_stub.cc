@@ -74,6 +74,21 @@ double Stopwatch::stop(void*) {
 void launch_attention_fwd_e4m3(const AttentionFwdLaunch&, void*) {
   refuse();
 }
+void launch_attention_fwd_bf16(const AttentionFwdLaunch&, void*) {
+  refuse();
+}
+void launch_pack_bf16(const PackBf16Launch&, void*) {
+  refuse();
+}
+int64_t attention_bwd_scratch_bytes(int64_t, int64_t, int64_t, int64_t, bool) {
+  refuse();
+}
+void launch_attention_bwd_bf16(const AttentionBwdLaunch&, void*) {
+  refuse();
+}
+void launch_expand_codes(const ExpandCodesLaunch&, void*) {
+  refuse();
+}
 int64_t quantize_rows_scratch_bytes(int64_t, int64_t, int64_t, int64_t, int64_t) {
   refuse();
 }

@@ -156,60 +156,109 @@ TEST(WgmmaFragments, E4m3FromRegisters) {
     expect_d(all.data() + thread * 32, 32, thread, a, b);
 }
 
-TEST(WgmmaFragments, Bf16FromRegistersWithValuesAlongN) {
-  const Matrix a(64, 16, 5), b(128, 16, 6);
-  // B is [16 of K][128 of N]: two patterns of 64 elements along N, each two patterns of 8 rows along K.
-  std::vector<uint8_t> bytes(16 * 256);
-  for (int half = 0; half < 2; ++half) {
-    std::vector<uint8_t> rows(16 * 128);
-    for (int k = 0; k < 16; ++k)
-      for (int n = 0; n < 64; ++n) {
-        const uint16_t bits = numeric::bf16_from_f32(b.at(half * 64 + n, k));
-        std::memcpy(rows.data() + k * 128 + n * 2, &bits, 2);
+// A matrix [rows, K] with K outermost: its columns one under the other, cut into strips of one swizzle's width.
+std::vector<uint8_t> mn_major(const Matrix& matrix, Swizzle swizzle) {
+  const int width = swizzle_bytes(swizzle), per_strip = width / 2;
+  const int rows = static_cast<int>(matrix.values.size()) / matrix.columns;
+  std::vector<uint8_t> bytes;
+  for (int strip = 0; strip < rows / per_strip; ++strip) {
+    std::vector<uint8_t> lines(static_cast<size_t>(matrix.columns * width));
+    for (int k = 0; k < matrix.columns; ++k)
+      for (int i = 0; i < per_strip; ++i) {
+        const uint16_t bits = numeric::bf16_from_f32(matrix.at(strip * per_strip + i, k));
+        std::memcpy(lines.data() + k * width + i * 2, &bits, 2);
       }
-    const auto swizzled_rows = swizzle_rows(Swizzle::k128, rows);
-    std::ranges::copy(swizzled_rows, bytes.begin() + half * 2048);
+    const auto swizzled_lines = swizzle_rows(swizzle, lines);
+    bytes.insert(bytes.end(), swizzled_lines.begin(), swizzled_lines.end());
   }
-  std::vector<float> all(128 * 64);
-  emulation::run(warpgroup_launch(), {}, [&] {
-    fill_shared(0, bytes);
-    const int thread = thread_index(), group_id = thread % 32 / 4, in_group = thread % 4;
-    uint32_t registers[4] = {};
-    for (int i = 0; i < 8; ++i) {
-      const int row = thread / 32 * 16 + group_id + (i / 2 % 2 == 0 ? 0 : 8);
-      const int column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
-      registers[i / 2] |= static_cast<uint32_t>(numeric::bf16_from_f32(a.at(row, column))) << i % 2 * 16;
-    }
-    float d[64];
-    wgmma_fence();
-    wgmma_bf16(d, registers, matrix_descriptor(0, Swizzle::k128, 1024, 2048), false);
-    wgmma_commit();
-    wgmma_wait<0>();
-    std::copy_n(d, 64, all.data() + thread * 64);
-  });
-  for (int thread = 0; thread < 128; ++thread)
-    expect_d(all.data() + thread * 64, 64, thread, a, b);
+  return bytes;
 }
 
-TEST(WgmmaFragments, Bf16FromSharedMemoryAddsToTheAccumulator) {
-  const Matrix a(64, 16, 7), b(64, 16, 8);
-  const auto a_bytes = k_major(a, Swizzle::k128, 16, true), b_bytes = k_major(b, Swizzle::k128, 16, true);
-  std::vector<float> all(128 * 32);
+// An operand [rows, 16] of BF16 at `base` of shared memory: its bytes and descriptor, K-major from the column `first`
+// of a row of the swizzle's width.
+struct Operand {
+  Operand(const Matrix& matrix, Major major, Swizzle swizzle, uint32_t base, int first)
+      : base(base), bytes(major == Major::kK ? k_major(matrix, swizzle, first, true) : mn_major(matrix, swizzle)) {
+    const auto width = static_cast<uint32_t>(swizzle_bytes(swizzle));
+    descriptor = major == Major::kK
+                     ? matrix_descriptor(base + 2 * static_cast<uint32_t>(first), swizzle, 8 * width)
+                     : matrix_descriptor(base, swizzle, 8 * width, static_cast<uint32_t>(matrix.columns) * width);
+  }
+  uint32_t base;
+  std::vector<uint8_t> bytes;
+  uint64_t descriptor;
+};
+
+// Every thread's D = 1000 + A B, less 1000.
+template <int kColumns, class Issue>
+void check_bf16(const Matrix& a, const Matrix& b, const std::vector<const Operand*>& operands, Issue issue) {
+  constexpr int kCount = kColumns / 2;
+  std::vector<float> all(128 * kCount);
   emulation::run(warpgroup_launch(), {}, [&] {
-    fill_shared(0, a_bytes);
-    fill_shared(16384, b_bytes);
-    float d[32];
-    for (float& x : d)
-      x = 1000;
-    wgmma_fence();
-    wgmma_bf16(d, matrix_descriptor(32, Swizzle::k128, 1024), matrix_descriptor(16384 + 32, Swizzle::k128, 1024), true);
-    wgmma_commit();
-    wgmma_wait<0>();
-    for (int i = 0; i < 32; ++i)
-      all[static_cast<size_t>(thread_index() * 32 + i)] = d[i] - 1000;
+    for (const Operand* operand : operands)
+      fill_shared(operand->base, operand->bytes);
+    float d[kCount];
+    std::fill_n(d, kCount, 1000.0f);
+    issue(d);
+    for (int i = 0; i < kCount; ++i)
+      all[static_cast<size_t>(thread_index() * kCount + i)] = d[i] - 1000;
   });
   for (int thread = 0; thread < 128; ++thread)
-    expect_d(all.data() + thread * 32, 32, thread, a, b);
+    expect_d(all.data() + thread * kCount, kCount, thread, a, b);
+}
+
+template <Major kA, Major kB, int kColumns>
+void check_bf16_from_shared_memory() {
+  const Matrix a(64, 16, 7), b(kColumns, 16, 8);
+  for (const Swizzle swizzle : {Swizzle::k128, Swizzle::k64, Swizzle::k32}) {
+    for (int first = 0; first < swizzle_bytes(swizzle) / 2; first += 16) {
+      SCOPED_TRACE(testing::Message() << swizzle_bytes(swizzle) << " bytes, from " << first << ", N " << kColumns
+                                      << ", majors " << static_cast<int>(kA) << static_cast<int>(kB));
+      const Operand left(a, kA, swizzle, 0, first), right(b, kB, swizzle, 16384, first);
+      check_bf16<kColumns>(a, b, {&left, &right}, [&](float(&d)[kColumns / 2]) {
+        wgmma_fence();
+        wgmma_bf16<kA, kB>(d, left.descriptor, right.descriptor, true);
+        wgmma_commit();
+        wgmma_wait<0>();
+      });
+    }
+  }
+}
+
+TEST(WgmmaFragments, Bf16FromSharedMemoryWithEitherIndexInnermost) {
+  check_bf16_from_shared_memory<Major::kK, Major::kK, 64>();
+  check_bf16_from_shared_memory<Major::kK, Major::kMn, 128>();
+  check_bf16_from_shared_memory<Major::kMn, Major::kK, 128>();
+  check_bf16_from_shared_memory<Major::kMn, Major::kMn, 64>();
+}
+
+template <Major kB, int kColumns>
+void check_bf16_from_registers() {
+  const Matrix a(64, 16, 5), b(kColumns, 16, 6);
+  for (const Swizzle swizzle : {Swizzle::k128, Swizzle::k64, Swizzle::k32}) {
+    const Operand right(b, kB, swizzle, 0, 0);
+    check_bf16<kColumns>(a, b, {&right}, [&](float(&d)[kColumns / 2]) {
+      // The document numbers the 8 elements of a thread a0 to a7, two in each register.
+      const int thread = thread_index(), group_id = thread % 32 / 4, in_group = thread % 4;
+      uint32_t registers[4] = {};
+      for (int i = 0; i < 8; ++i) {
+        const int row = thread / 32 * 16 + group_id + (i / 2 % 2 == 0 ? 0 : 8);
+        const int column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
+        registers[i / 2] |= static_cast<uint32_t>(numeric::bf16_from_f32(a.at(row, column))) << i % 2 * 16;
+      }
+      wgmma_fence();
+      wgmma_bf16<kB>(d, registers, right.descriptor, true);
+      wgmma_commit();
+      wgmma_wait<0>();
+    });
+  }
+}
+
+TEST(WgmmaFragments, Bf16FromRegistersWithEitherIndexOfBInnermost) {
+  check_bf16_from_registers<Major::kK, 64>();
+  check_bf16_from_registers<Major::kK, 128>();
+  check_bf16_from_registers<Major::kMn, 64>();
+  check_bf16_from_registers<Major::kMn, 128>();
 }
 
 TEST(BoxCopies, LandInTheSwizzledPlaceWithZerosOutside) {

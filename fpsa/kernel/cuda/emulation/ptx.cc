@@ -205,17 +205,13 @@ void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumul
 void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
   deposit({"wgmma_e4m3", false, 128, accumulate, true, false, 0, b}, d, a, site);
 }
-void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_bf16", true, 64, accumulate, false, false, a, b}, d, nullptr, site);
+void wgmma_bf16_issue(float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b, bool accumulate,
+                      Site site) {
+  deposit({"wgmma_bf16", true, columns, accumulate, false, b_major == Major::kMn, a, b, a_major == Major::kMn}, d,
+          nullptr, site);
 }
-void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_bf16", true, 128, accumulate, false, false, a, b}, d, nullptr, site);
-}
-void wgmma_bf16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_bf16", true, 64, accumulate, true, true, 0, b}, d, a, site);
-}
-void wgmma_bf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_bf16", true, 128, accumulate, true, true, 0, b}, d, a, site);
+void wgmma_bf16_issue(float* d, int columns, const uint32_t* a, Major b_major, uint64_t b, bool accumulate, Site site) {
+  deposit({"wgmma_bf16", true, columns, accumulate, true, b_major == Major::kMn, 0, b}, d, a, site);
 }
 
 float exp2_approx(float x) {

@@ -28,7 +28,7 @@ struct Descriptor {
   ptx::Swizzle swizzle;
 
   /// Where 16 bytes lie: piece `piece` of row `row`. K-major: rows of A or of B's transpose, pieces along K. Along K:
-  /// rows are K, pieces run along N.
+  /// rows are K, pieces run along M or N.
   uint32_t at(int row, int piece, bool along_k) const {
     const auto width = static_cast<uint32_t>(ptx::swizzle_bytes(swizzle));
     const uint32_t byte = static_cast<uint32_t>(piece) * 16;
@@ -88,7 +88,7 @@ void Warpgroup::deposit(const Product& product, float* d, const uint32_t* a, Sit
   Thread& thread = threads_[lane()];
   if (!thread.fenced)
     block_->fail(site, product.function, " without wgmma.fence since its registers could last change");
-  if (!product.a_in_registers) check_operand(product.a, kRows, false, site);
+  if (!product.a_in_registers) check_operand(product.a, kRows, product.a_rows_along_k, site);
   check_operand(product.b, product.columns, product.b_rows_along_k, site);
   const uint64_t index = thread.issued++;
   const auto at = static_cast<size_t>(index - executed_);
@@ -157,7 +157,7 @@ void Warpgroup::execute() {
   if (product.a_in_registers)
     gather_registers(open, a.data());
   else
-    gather(product, product.a, kRows, false, open.site, a.data());
+    gather(product, product.a, kRows, product.a_rows_along_k, open.site, a.data());
   gather(product, product.b, columns, product.b_rows_along_k, open.site, b.data());
 
   const int bits = product.bf16 ? 0 : block_->options().accumulator_bits;

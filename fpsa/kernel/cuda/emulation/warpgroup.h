@@ -21,6 +21,7 @@ struct Product {
   bool accumulate = false;
   bool a_in_registers = false, b_rows_along_k = false;
   uint64_t a = 0, b = 0;  // descriptors
+  bool a_rows_along_k = false;
 };
 
 class Warpgroup {

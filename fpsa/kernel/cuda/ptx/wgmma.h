@@ -15,13 +15,16 @@
 namespace fpsa::kernel::cuda::ptx::inline FPSA_TARGET {
 
 /// The descriptor of an operand in shared memory. K-major: rows of swizzle_bytes(swizzle) bytes, 8 rows a pattern,
-/// patterns `stride_bytes` apart along rows; `leading_bytes` is not used. MN-major (B of 16-bit elements): rows along
-/// K, patterns of 8 rows `stride_bytes` apart along K and `leading_bytes` along N.
+/// patterns `stride_bytes` apart along rows; `leading_bytes` is not used. MN-major (16-bit elements only): rows along
+/// K, patterns of 8 rows `stride_bytes` apart along K and `leading_bytes` along M or N.
 FPSA_BOTH uint64_t matrix_descriptor(SharedAddress address, Swizzle swizzle, uint32_t stride_bytes,
                                      uint32_t leading_bytes = 16) {
   return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>((leading_bytes & 0x3ffff) >> 4) << 16 |
          static_cast<uint64_t>((stride_bytes & 0x3ffff) >> 4) << 32 | static_cast<uint64_t>(swizzle) << 62;
 }
+
+/// Which index of an operand in shared memory runs within a row: K, or the other one (A's M, B's N).
+enum class Major : int { kK = 0, kMn = 1 };
 
 FPSA_PTX(void wgmma_fence(FPSA_SITE_ONLY), { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); })
 FPSA_PTX(void wgmma_commit(FPSA_SITE_ONLY), { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); })
@@ -65,16 +68,17 @@ FPSA_DEVICE void pin(uint32_t (&registers)[kCount]) {
   FPSA_R32                                                                                                           \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
   "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FPSA_WGMMA_SS(shape, regs, outputs, a_at, b_at, p_at, tail)                                           \
+#define FPSA_WGMMA_SS(shape, regs, outputs, a_at, b_at, p_at, tail, ...)                                      \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_at ", 0;\nwgmma.mma_async.sync.aligned." shape " {" regs \
                "}, " a_at ", " b_at ", p, 1, 1" tail ";\n}"                                                   \
                : outputs                                                                                      \
-               : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
-#define FPSA_WGMMA_RS(shape, regs, outputs, a_at, b_at, p_at, tail)                                           \
+               : "l"(a), "l"(b), "r"(static_cast<int>(accumulate))__VA_OPT__(, ) __VA_ARGS__)
+#define FPSA_WGMMA_RS(shape, regs, outputs, a_at, b_at, p_at, tail, ...)                                      \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p_at ", 0;\nwgmma.mma_async.sync.aligned." shape " {" regs \
                "}, {" a_at "}, " b_at ", p, 1, 1" tail ";\n}"                                                 \
                : outputs                                                                                      \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)))
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                                          \
+                 "r"(static_cast<int>(accumulate))__VA_OPT__(, ) __VA_ARGS__)
 
 /// D [64, N] (+)= A [64, 32] B [32, N] of E4M3, N = 64 or 128, A from shared memory or registers; both K-major.
 FPSA_PTX(void wgmma_e4m3(float (&d)[32], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
@@ -86,15 +90,44 @@ FPSA_PTX(void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, boo
 FPSA_PTX(void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
          { FPSA_WGMMA_RS("m64n128k32.f32.e4m3.e4m3", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ""); })
 
-/// D [64, N] (+)= A [64, 16] B [16, N] of BF16: A and B K-major from shared memory, or A from registers and B MN-major.
-FPSA_PTX(void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
-         { FPSA_WGMMA_SS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", 0, 0"); })
-FPSA_PTX(void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate FPSA_SITE),
-         { FPSA_WGMMA_SS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", 0, 0"); })
-FPSA_PTX(void wgmma_bf16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
-         { FPSA_WGMMA_RS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", 1"); })
-FPSA_PTX(void wgmma_bf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
-         { FPSA_WGMMA_RS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ", 1"); })
+/// D [64, N] (+)= A [64, 16] B [16, N] of BF16, N = 64 or 128, A from shared memory or registers.
+#if FPSA_EMULATED
+void wgmma_bf16_issue(float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b, bool accumulate,
+                      emulation::Site site);
+void wgmma_bf16_issue(float* d, int columns, const uint32_t* a, Major b_major, uint64_t b, bool accumulate,
+                      emulation::Site site);
+template <Major kA, Major kB, int kCount>
+void wgmma_bf16(float (&d)[kCount], uint64_t a, uint64_t b, bool accumulate FPSA_SITE) {
+  static_assert(kCount == 32 || kCount == 64, "the device has instructions for these");
+  wgmma_bf16_issue(d, 2 * kCount, kA, a, kB, b, accumulate, site);
+}
+template <Major kB, int kCount>
+void wgmma_bf16(float (&d)[kCount], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE) {
+  static_assert(kCount == 32 || kCount == 64, "the device has instructions for these");
+  wgmma_bf16_issue(d, 2 * kCount, a, kB, b, accumulate, site);
+}
+#else
+template <Major kA, Major kB>
+FPSA_DEVICE void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+  FPSA_WGMMA_SS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", %35, %36",
+                "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+}
+template <Major kA, Major kB>
+FPSA_DEVICE void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+  FPSA_WGMMA_SS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", %67, %68",
+                "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+}
+template <Major kB>
+FPSA_DEVICE void wgmma_bf16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  FPSA_WGMMA_RS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", %38",
+                "n"(static_cast<int>(kB)));
+}
+template <Major kB>
+FPSA_DEVICE void wgmma_bf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  FPSA_WGMMA_RS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ", %70",
+                "n"(static_cast<int>(kB)));
+}
+#endif
 
 #undef FPSA_WGMMA_RS
 #undef FPSA_WGMMA_SS

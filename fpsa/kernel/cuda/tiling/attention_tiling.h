@@ -7,9 +7,10 @@
 
 namespace fpsa::kernel::cuda {
 
-/// One instantiation of attention_fwd_e4m3_sm90a.
+/// One instantiation of attention_fwd_e4m3_sm90a or attention_fwd_bf16_sm90a.
 struct AttentionTiling {
   int dim = 128;               // 64 or 128
+  int element_bytes = 1;       // of Q, K and V: 1 E4M3, 2 BF16, which leaves out what is said of scales and folds
   int keys = 128;              // of a block: a multiple of 64
   int stages = 4;              // blocks of keys and values in shared memory, a power of two
   int fold_every = 1;          // blocks that the tensor cores add up before the sum goes to F32 registers
@@ -39,9 +40,10 @@ FPSA_BOTH SharedMap shared_map(const AttentionTiling& tiling) {
   const auto dim = static_cast<uint32_t>(tiling.dim), keys = static_cast<uint32_t>(tiling.keys);
   const auto stages = static_cast<uint32_t>(tiling.stages);
   SharedMap map;
-  map.query_bytes = kGroupRows * dim;
-  map.key_bytes = map.value_bytes = keys * dim;
-  map.scale_bytes = keys * 4;
+  const auto row_bytes = dim * static_cast<uint32_t>(tiling.element_bytes);
+  map.query_bytes = kGroupRows * row_bytes;
+  map.key_bytes = map.value_bytes = keys * row_bytes;
+  map.scale_bytes = tiling.element_bytes == 1 ? keys * 4 : 0;
   map.staging_pitch = dim * 2 + 16;  // 16 more than a power of two: rows begin in different banks
   map.staging_bytes = kGroupRows * map.staging_pitch;
   // What copies fill begins at multiples of 1024, where every swizzle's pattern begins.
@@ -64,6 +66,17 @@ FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact)
   tiling.stages = exact ? 8 : 4;
   tiling.column_scales = column_scales;
   tiling.exact = exact;
+  return tiling;
+}
+
+/// The instantiation of attention_fwd_bf16_sm90a. A block of 128 keys and values of D = 128 is 64 KiB: two stages fit.
+/// The tensor cores need as long for it as the special function units at D = 64 and twice as long at 128.
+FPSA_BOTH AttentionTiling choose_bf16_tiling(int dim) {
+  AttentionTiling tiling;
+  tiling.dim = dim;
+  tiling.element_bytes = 2;
+  tiling.stages = dim == 128 ? 2 : 4;
+  tiling.polynomial = dim == 128 ? 0 : 2;
   return tiling;
 }
 

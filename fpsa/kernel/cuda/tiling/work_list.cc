@@ -80,6 +80,18 @@ WorkList::WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries,
   }
 }
 
+pattern::BlockMask exchanged(const pattern::BlockMask& mask) {
+  if (mask.heads() == 1) {
+    pattern::BlockMask result = pattern::transposed(mask, 0);
+    result.shared = mask.shared;
+    return result;
+  }
+  std::vector<pattern::BlockMask> heads;
+  for (int64_t head = 0; head < mask.heads(); ++head)
+    heads.push_back(pattern::transposed(mask, head));
+  return pattern::per_head(heads);
+}
+
 double waste(const WorkList& work, const pattern::BlockMask& mask, const SegmentLayout& queries,
              const SegmentLayout& keys) {
   double executed = 0, visible = 0;

@@ -46,6 +46,10 @@ struct WorkList {
   WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries, const SegmentLayout& keys);
 };
 
+/// The mask of every head with its sides exchanged: its work list, with the layouts exchanged too, is that of a pass whose
+/// rows are keys, each with the queries that see it.
+pattern::BlockMask exchanged(const pattern::BlockMask& mask);
+
 /// Executed multiply-adds / visible ones - 1, averaged over the mask's heads by their work; 0 for an empty mask.
 double waste(const WorkList& work, const pattern::BlockMask& mask, const SegmentLayout& queries,
              const SegmentLayout& keys);

@@ -1,0 +1,51 @@
+// The kernels that make what attention_bwd_bf16_sm90a reads, and their launches.
+#include <algorithm>
+
+#include "fpsa/kernel/cuda/attention_bwd_launch.h"
+#include "fpsa/kernel/cuda/attention_bwd_prepare-inl.h"
+#include "fpsa/kernel/cuda/launch_parts.h"
+
+namespace fpsa::kernel::cuda {
+inline namespace FPSA_TARGET {
+
+template <int kDim, bool kCoded>
+__global__ void __launch_bounds__(kPrepareThreads)
+    attention_bwd_prepare_kernel(const __grid_constant__ AttentionBwdPrepareParams p) {
+  attention_bwd_prepare<kDim, kCoded>(p);
+}
+template <int kDim>
+__global__ void __launch_bounds__(kPrepareThreads)
+    attention_bwd_expand_kernel(const __grid_constant__ AttentionBwdExpandParams p) {
+  attention_bwd_expand<kDim>(p);
+}
+
+}  // namespace FPSA_TARGET
+namespace {
+
+// As many blocks as fill the device a few times over, a warp for each segment at most.
+int64_t prepare_blocks(int64_t segments) {
+  constexpr int64_t kWarps = kPrepareThreads / 32, kBlocksEach = 16;
+  return std::min((segments + kWarps - 1) / kWarps, multiprocessors() * kBlocksEach);
+}
+
+}  // namespace
+
+void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, void* stream) {
+  const auto kernel = dim == 128 ? coded ? attention_bwd_prepare_kernel<128, true> : attention_bwd_prepare_kernel<128, false>
+                      : coded    ? attention_bwd_prepare_kernel<64, true>
+                                 : attention_bwd_prepare_kernel<64, false>;
+  start(kernel, "attention_bwd_prepare", prepare_blocks(int64_t{params.batch} * params.heads * params.segments),
+        kPrepareThreads, 0, params, stream);
+}
+
+void launch_expand_codes(const ExpandCodesLaunch& launch, void* stream) {
+  FPSA_CHECK(launch.dim == 64 || launch.dim == 128, "head_dim: expected 64 or 128, got ", launch.dim);
+  if (launch.segments == 0) return;
+  check_alignment({launch.codes, launch.values});
+  const AttentionBwdExpandParams params{static_cast<const uint8_t*>(launch.codes),
+                                        static_cast<uint16_t*>(launch.values), launch.segments, launch.of_values};
+  start(launch.dim == 128 ? attention_bwd_expand_kernel<128> : attention_bwd_expand_kernel<64>, "expand_codes",
+        prepare_blocks(launch.segments), kPrepareThreads, 0, params, stream);
+}
+
+}  // namespace fpsa::kernel::cuda

@@ -1,0 +1,38 @@
+// The instantiations of attention_fwd_bf16_sm90a for the device, and their launch.
+#include <algorithm>
+
+#include "fpsa/kernel/cuda/attention_fwd_bf16_sm90a-inl.h"
+#include "fpsa/kernel/cuda/launch_parts.h"
+
+namespace fpsa::kernel::cuda {
+inline namespace FPSA_TARGET {
+
+// nvcc 13.0 makes host code that does not compile of a kernel whose template parameter is a class.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 1) attention_fwd_bf16_kernel(const __grid_constant__ AttentionParams p) {
+  attention_fwd_bf16_sm90a<choose_bf16_tiling(kDim)>(p);
+}
+
+}  // namespace FPSA_TARGET
+
+void launch_attention_fwd_bf16(const AttentionFwdLaunch& launch, void* stream) {
+  FPSA_CHECK(!launch.q_scale && !launch.k_scale && !launch.v_scale && !launch.column_scales && !launch.exact,
+             "attention_fwd_bf16: expected neither scales nor the exact output, which are of E4M3");
+  FPSA_CHECK(launch.softmax_scale > 0, "softmax_scale: expected a positive one, got ", launch.softmax_scale);
+  const int64_t items = checked_items(launch);
+  if (items == 0) return;
+  const int64_t blocks = std::min<int64_t>(multiprocessors(), items);
+  AttentionParams params;
+  fill(params, launch,
+       attention_bf16_maps(launch.q, launch.k, launch.v, static_cast<int>(launch.dim), launch.batch * launch.heads,
+                           launch.query_segments, launch.key_segments));
+  // Every instantiation.
+  if (launch.dim == 128)
+    start(attention_fwd_bf16_kernel<128>, "attention_fwd_bf16_sm90a", blocks, kThreads,
+          shared_map(choose_bf16_tiling(128)).bytes, params, stream);
+  else
+    start(attention_fwd_bf16_kernel<64>, "attention_fwd_bf16_sm90a", blocks, kThreads,
+          shared_map(choose_bf16_tiling(64)).bytes, params, stream);
+}
+
+}  // namespace fpsa::kernel::cuda
