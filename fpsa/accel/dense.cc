@@ -15,7 +15,7 @@ class Dense : public RecordingMethod {
                      Explain& entry) override {
     const bool gradients = ops::gradients_wanted({q, k, v});
     if (q.device().is_cuda() && q.dim() == 4) {
-      const ops::CudaRequest request{q.scalar_type(), q.size(3), ops::Precision::kNone, false, gradients};
+      const ops::CudaRequest request{q.scalar_type(), q.size(3), ops::Precision::kNone};
       if (const auto refusal = ops::cuda_refusal(q, request); !refusal.empty())
         return torch_dense(q, k, v, refusal, entry);
     }

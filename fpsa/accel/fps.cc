@@ -43,7 +43,7 @@ class Fps : public RecordingMethod {
     const auto runs = head_runs(schedule_, phase_of(context), context.layer, q.size(2));
     const bool gradients = ops::gradients_wanted({q, k, v});
     if (or_dense_ && q.device().is_cuda())
-      if (const auto refusal = refusal_of(runs, q, gradients); !refusal.empty())
+      if (const auto refusal = refusal_of(runs, q); !refusal.empty())
         return torch_dense(q, k, v, refusal, entry);
     FPSA_CHECK(!gradients || !coding_, name_, ": an emulated coding of P has no backward; run without gradients");
     // Autograd needs tensors of their own for the runs of heads.
@@ -93,11 +93,11 @@ class Fps : public RecordingMethod {
 
  private:
   // Why the CUDA kernels do not take some of the heads; empty when they take all.
-  static std::string refusal_of(const std::vector<HeadRun>& runs, const at::Tensor& q, bool gradients) {
+  static std::string refusal_of(const std::vector<HeadRun>& runs, const at::Tensor& q) {
     for (const HeadRun& run : runs) {
       const auto options = attention_options(run.setting.quant);
       const auto refusal =
-          ops::cuda_refusal(q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys, gradients});
+          ops::cuda_refusal(q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys});
       if (!refusal.empty()) return refusal;
     }
     return {};

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "fpsa/base/check.h"
@@ -20,23 +21,34 @@ namespace {
 namespace cuda = kernel::cuda;
 using pattern::Grid;
 
+enum class Kind {
+  kCoded,     // the E4M3 kernel on codes
+  kPrepass,   // and norm, rotation and codes, alone and before it
+  kBf16,      // the BF16 kernel on slots
+  kBackward,  // the BF16 backward, with what it prepares
+};
+
 // One self-attention. The grids: 32K tokens in tiles of 512, and the paper's own, 81 frames of 720x1280.
 struct Problem {
   const char *group, *name;
+  Kind kind;
   Grid grid, tile, window;
   int64_t heads, dim;
-  bool prepass;  // norm, rotation and codes are timed as well
 };
 constexpr Grid k32K = {32, 32, 32}, kCube = {8, 8, 8}, kPaper = {21, 45, 80}, kTile = {6, 8, 8};
 const Problem kProblems[] = {
-    {kDenseGroup, "32K e4m3 D128", k32K, kCube, pattern::kFullWindow, 16, 128, false},
-    {kDenseGroup, "32K e4m3 D64", k32K, kCube, pattern::kFullWindow, 16, 64, false},
-    {kLadderGroup, "all tiles", k32K, kCube, pattern::kFullWindow, 16, 128, false},
-    {kLadderGroup, "window (4,4,2)", k32K, kCube, {4, 4, 2}, 16, 128, false},
-    {kLadderGroup, "window (4,4,1)", k32K, kCube, {4, 4, 1}, 16, 128, false},
-    {kLadderGroup, "window (2,2,2)", k32K, kCube, {2, 2, 2}, 16, 128, false},
-    {kLadderGroup, "window (2,2,1)", k32K, kCube, {2, 2, 1}, 16, 128, false},
-    {kPaperGroup, "window (6,6,1)", kPaper, kTile, {6, 6, 1}, 40, 128, true},
+    {kDenseGroup, "32K e4m3 D128", Kind::kCoded, k32K, kCube, pattern::kFullWindow, 16, 128},
+    {kDenseGroup, "32K e4m3 D64", Kind::kCoded, k32K, kCube, pattern::kFullWindow, 16, 64},
+    {kDenseGroup, "32K bf16 D128", Kind::kBf16, k32K, kCube, pattern::kFullWindow, 16, 128},
+    {kDenseGroup, "32K bf16 D64", Kind::kBf16, k32K, kCube, pattern::kFullWindow, 16, 64},
+    {kLadderGroup, "all tiles", Kind::kCoded, k32K, kCube, pattern::kFullWindow, 16, 128},
+    {kLadderGroup, "window (4,4,2)", Kind::kCoded, k32K, kCube, {4, 4, 2}, 16, 128},
+    {kLadderGroup, "window (4,4,1)", Kind::kCoded, k32K, kCube, {4, 4, 1}, 16, 128},
+    {kLadderGroup, "window (2,2,2)", Kind::kCoded, k32K, kCube, {2, 2, 2}, 16, 128},
+    {kLadderGroup, "window (2,2,1)", Kind::kCoded, k32K, kCube, {2, 2, 1}, 16, 128},
+    {kPaperGroup, "window (6,6,1)", Kind::kPrepass, kPaper, kTile, {6, 6, 1}, 40, 128},
+    {kPaperGroup, "window (6,6,1) bf16", Kind::kBf16, kPaper, kTile, {6, 6, 1}, 40, 128},
+    {kBackwardGroup, "32K bf16 D128", Kind::kBackward, k32K, kCube, pattern::kFullWindow, 16, 128},
 };
 
 // Inputs of a problem: standard normal, and for the pre-pass a norm's weights and a rotation.
@@ -46,7 +58,7 @@ ops::CudaInputs inputs_of(const Problem& problem, const at::Device& device) {
   ops::CudaInputs inputs;
   for (at::Tensor* x : {&inputs.q, &inputs.k, &inputs.v})
     *x = at::randn({1, tokens, problem.heads, problem.dim}, bf16);
-  if (!problem.prepass) return inputs;
+  if (problem.kind != Kind::kPrepass) return inputs;
   inputs.q_weight = at::ones({width}, f32);
   inputs.k_weight = at::ones({width}, f32);
   inputs.eps = 1e-6f;
@@ -70,34 +82,64 @@ GpuCase start_case(const Problem& problem, const ops::Plan& plan, const char* ke
   return item;
 }
 
-// The cases of one problem: the kernel on codes; with a pre-pass that alone, and both.
+// How far the sums of q dq and of k dk are apart, relative to their terms: both are the sum of S dS, and each comes from a
+// pass of its own. The table of cases (tests/gpu) checks gradients one by one.
+double gradient_imbalance(const ops::CudaInputs& inputs, const ops::AttentionGradients& gradients) {
+  const auto sum = [](const at::Tensor& x, const at::Tensor& d) {
+    const auto product = x.to(at::kFloat) * d.to(at::kFloat);
+    return std::pair(product.sum().item<double>(), product.abs().sum().item<double>());
+  };
+  const auto [q, q_size] = sum(inputs.q, gradients.q);
+  const auto [k, k_size] = sum(inputs.k, gradients.k);
+  return std::abs(q - k) / std::max(std::max(q_size, k_size), 1e-300);
+}
+
+// The cases of one problem.
 void run_problem(const Problem& problem, const at::Device& device, GpuClock& clock, int samples,
                  std::vector<GpuCase>& cases) {
   const auto plan = ops::plan_for(problem.grid, problem.tile, problem.tile, "sta", problem.window);
-  GpuCase kernel = start_case(problem, *plan, kFp8Kernel);
+  const bool coded = problem.kind == Kind::kCoded || problem.kind == Kind::kPrepass;
+  GpuCase item = start_case(problem, *plan, problem.kind == Kind::kBackward ? kBackwardKernel
+                                            : coded                         ? kFp8Kernel
+                                                                            : kBf16Kernel);
   try {
-    const ops::CudaSteps steps(inputs_of(problem, device), *plan);
+    const auto inputs = inputs_of(problem, device);
+    const ops::CudaSteps steps(inputs, *plan, coded);
     const float scale = 1.0f / std::sqrt(static_cast<float>(problem.dim));
-    const auto out = at::empty({1, plan->tokens(), problem.heads, problem.dim},
-                               at::TensorOptions(at::kBFloat16).device(device));
-    const auto attend = [&] { steps.attend(scale, out, {}, {}); };
-    steps.quantize();
+    const auto out = at::empty_like(inputs.q);
+    const auto lse = at::empty({1, problem.heads, plan->tokens()}, inputs.q.options().dtype(at::kFloat));
+    const auto attend = [&] { steps.attend(scale, out, lse, {}); };
+    steps.pack();
     attend();
-    kernel.error = row_error(steps.codes(), *plan, scale, out);
-    FPSA_CHECK(*kernel.error <= kRowLimit, "expected the rows of attention on the same codes within a relative distance of ",
-               kRowLimit, ", got ", *kernel.error, "; no time is reported for a wrong result");
-    time_case(clock, attend, samples, kernel);
-    cases.push_back(kernel);
-    if (!problem.prepass) return;
+    const double limit = coded ? kCodedRowLimit : kBf16RowLimit;
+    item.error = row_error(steps.packed(), *plan, scale, out);
+    FPSA_CHECK(*item.error <= limit, "expected the rows of attention on the same operands within a relative distance of ",
+               limit, ", got ", *item.error, "; no time is reported for a wrong result");
+    if (problem.kind == Kind::kBackward) {
+      item.operations *= 2.5;  // five products for two
+      const ops::AttentionGradients gradients{at::empty_like(out), at::empty_like(out), at::empty_like(out)};
+      const auto upstream = at::randn_like(out);
+      const auto backward = [&] { steps.backward(scale, upstream, {out, lse, {}}, gradients); };
+      backward();
+      item.error = gradient_imbalance(inputs, gradients);
+      FPSA_CHECK(*item.error <= kBf16RowLimit, "expected sums of q dq and k dk that agree within ", kBf16RowLimit,
+                 " of their terms, got ", *item.error, "; no time is reported for a wrong result");
+      time_case(clock, backward, samples, item);
+      cases.push_back(item);
+      return;
+    }
+    time_case(clock, attend, samples, item);
+    cases.push_back(item);
+    if (problem.kind != Kind::kPrepass) return;
     GpuCase prepass = start_case(problem, *plan, kPrepass), both = start_case(problem, *plan, kWithPrepass);
     prepass.operations = 0;
-    time_case(clock, [&] { steps.quantize(); }, samples, prepass);
-    time_case(clock, [&] { steps.quantize(), attend(); }, samples, both);
+    time_case(clock, [&] { steps.pack(); }, samples, prepass);
+    time_case(clock, [&] { steps.pack(), attend(); }, samples, both);
     cases.push_back(prepass);
     cases.push_back(both);
   } catch (const std::exception& error) {
-    kernel.failure = error.what();
-    cases.push_back(kernel);
+    item.failure = error.what();
+    cases.push_back(item);
   }
 }
 

@@ -25,14 +25,12 @@ def torch_attention(backend):
     return run
 
 
-def flash3(fp8):
+def flash3():
     import flash_attn_interface as flash
 
     say("version", "flash_attn_interface", getattr(flash, "__version__", "unknown"))
 
     def run(q, k, v):
-        if fp8:
-            q, k, v = (x.to(torch.float8_e4m3fn) if x.dtype != torch.float8_e4m3fn else x for x in (q, k, v))
         out = flash.flash_attn_func(q, k, v)
         return out[0] if isinstance(out, tuple) else out
 
@@ -46,12 +44,13 @@ def sage():
     return lambda q, k, v: sageattention.sageattn(q, k, v, tensor_layout="NHD")
 
 
+# What makes the call, the dtype that it takes, whether it has a backward.
 PEERS = {
-    "torch cudnn bf16": (lambda: torch_attention(SDPBackend.CUDNN_ATTENTION), True),
-    "torch flash bf16": (lambda: torch_attention(SDPBackend.FLASH_ATTENTION), True),
-    "flash3 bf16": (lambda: flash3(False), True),
-    "flash3 fp8": (lambda: flash3(True), False),
-    "sageattention 8-bit": (sage, False),
+    "torch cudnn bf16": (lambda: torch_attention(SDPBackend.CUDNN_ATTENTION), torch.bfloat16, True),
+    "torch flash bf16": (lambda: torch_attention(SDPBackend.FLASH_ATTENTION), torch.bfloat16, True),
+    "flash3 bf16": (flash3, torch.bfloat16, True),
+    "flash3 fp8": (flash3, torch.float8_e4m3fn, False),
+    "sageattention 8-bit": (sage, torch.bfloat16, False),
 }
 
 
@@ -71,17 +70,14 @@ def measure(run, device, samples):
     return middle, (max(times) - min(times)) / middle
 
 
-def problem_inputs(tokens, heads, dim, device, backward):
-    torch.manual_seed(tokens)
-    return [
-        torch.randn(1, tokens, heads, dim, device=device, dtype=torch.bfloat16, requires_grad=backward)
-        for _ in range(3)
-    ]
-
-
-def time_one(make, tokens, heads, dim, backward, device, samples):
+def time_one(peer, tokens, heads, dim, backward, device, samples):
+    make, dtype, _ = peer
     run = make()
-    q, k, v = problem_inputs(tokens, heads, dim, device, backward)
+    torch.manual_seed(tokens)
+    q, k, v = (
+        torch.randn(1, tokens, heads, dim, device=device, dtype=torch.bfloat16).to(dtype).requires_grad_(backward)
+        for _ in range(3)
+    )
     if not backward:
         with torch.no_grad():
             return measure(lambda: run(q, k, v), device, samples)
@@ -98,12 +94,12 @@ def main(arguments):
     say("version", "cuDNN", torch.backends.cudnn.version())
     for index, text in enumerate(arguments[2:]):
         _, tokens, heads, dim, backward = text.split(":")
-        for name, (make, has_backward) in PEERS.items():
-            if backward == "1" and not has_backward:
+        for name, peer in PEERS.items():
+            if backward == "1" and not peer[2]:
                 continue
             try:
                 seconds, spread = time_one(
-                    make, int(tokens), int(heads), int(dim), backward == "1", device, samples
+                    peer, int(tokens), int(heads), int(dim), backward == "1", device, samples
                 )
                 say("case", index, name, repr(seconds), repr(spread), samples)
             except Exception as error:  # a peer that is missing or refuses is a result

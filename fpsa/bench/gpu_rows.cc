@@ -59,23 +59,27 @@ Probes probes(const ops::Plan& plan) {
 
 }  // namespace
 
-double row_error(const ops::CudaCodes& codes, const ops::Plan& plan, float softmax_scale, const at::Tensor& out) {
+double row_error(const ops::CudaPacked& packed, const ops::Plan& plan, float softmax_scale, const at::Tensor& out) {
   const Probes at_rows = probes(plan);
   const auto device = out.device();
+  const bool coded = packed.q_scale.defined();
   const auto head = [](const at::Tensor& x) { return x.select(0, 0).select(0, 0); };
-  const auto by_slot = [](const at::Tensor& scale) { return scale.to(at::kDouble).unsqueeze(1); };
-  const int64_t dim = out.size(3);
+  const auto by_slot = [&](const at::Tensor& x, const at::Tensor& scale) {
+    return coded ? real(head(x)) * head(scale).to(at::kDouble).unsqueeze(1) : head(x).to(at::kDouble);
+  };
   const auto slots = at::tensor(at_rows.slots, at::kLong).to(device);
-  const auto q = (real(head(codes.q)) * by_slot(head(codes.q_scale))).index_select(0, slots);
-  const auto k = real(head(codes.k)) * by_slot(head(codes.k_scale));
-  const auto v = real(values_by_slot(head(codes.v), dim)) * head(codes.v_scale).to(at::kDouble);
+  const auto q = by_slot(packed.q, packed.q_scale).index_select(0, slots);
+  const auto k = by_slot(packed.k, packed.k_scale);
+  const auto v = coded ? real(values_by_slot(head(packed.v), out.size(3))) * head(packed.v_scale).to(at::kDouble)
+                       : head(packed.v).to(at::kDouble);
   const auto hidden = at_rows.visible.to(device).logical_not();
-  const auto scores =
-      (q.matmul(k.t()) * (std::numbers::log2e * softmax_scale)).masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  const auto scores = (q.matmul(k.t()) * (std::numbers::log2e * softmax_scale))
+                          .masked_fill(hidden, -std::numeric_limits<double>::infinity());
   const auto top = scores.amax(1, /*keepdim=*/true).ceil();
   const auto p = at::exp2(scores - top);
-  const auto coded = (p * 256).to(at::kFloat).to(at::kFloat8_e4m3fn).to(at::kFloat).to(at::kDouble) / 256;
-  const auto expected = coded.matmul(v) / p.sum(1, /*keepdim=*/true);
+  const auto used =
+      coded ? (p * 256).to(at::kFloat).to(at::kFloat8_e4m3fn).to(at::kFloat).to(at::kDouble) / 256 : p;
+  const auto expected = used.matmul(v) / p.sum(1, /*keepdim=*/true);
   const auto raster = at::tensor(at_rows.raster, at::kLong).to(device);
   const auto got = out.select(0, 0).select(1, 0).index_select(0, raster).to(at::kDouble);
   return ((got - expected).norm() / expected.norm().clamp_min(1e-300)).item<double>();

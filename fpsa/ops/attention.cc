@@ -138,14 +138,9 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                 const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention";
-  if (q.defined() && q.device().is_cuda()) {
-    TORCH_CHECK_VALUE(q.dim() == 4, kOp, ": q must have 4 dimensions, got ", q.dim());
-    const auto refusal = cuda_refusal(
-        q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys, gradients_wanted({q, k, v})});
-    TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
-  }
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
               ": quantisation needs a grid and a granularity; call attention with a plan");
+  if (q.defined() && q.device().is_cuda()) return cuda_dense_attention(q, k, v, options);
   Call call = checked(q, k, v, options, kOp);
   allocate(call, q, k, v, options, kOp);
   if (call.heads() > 0) run(call, plan::AttentionPlan(call.q.size(1), call.k.size(1), spec_of(call, options)));

@@ -21,15 +21,15 @@ at::Tensor checked_input(const at::Tensor& x, const char* name, const at::Tensor
   return readable_by_kernels(view) ? view : view.contiguous();
 }
 
-// Codes, then the output and, in a launch of its own, the exact one.
-void run(const CudaInputs& inputs, const Plan& plan, float scale, AttentionResult& result, const at::Tensor& out,
-         const at::Tensor& exact) {
-  result.kernel = "attention_fwd_e4m3_sm90a";
-  result.coder = "quantize_sm90a";
+// Packs, then the output and, in a launch of its own, the exact one.
+void run(const CudaInputs& inputs, const Plan& plan, bool coded, float scale, AttentionResult& result,
+         const at::Tensor& out, const at::Tensor& exact) {
+  result.kernel = coded ? "attention_fwd_e4m3_sm90a" : "attention_fwd_bf16_sm90a";
+  if (coded) result.coder = "quantize_sm90a";
   result.isa_name = "sm90a";
   if (inputs.q.size(0) == 0 || inputs.q.size(2) == 0) return;
-  const CudaSteps steps(inputs, plan);
-  steps.quantize();
+  const CudaSteps steps(inputs, plan, coded);
+  steps.pack();
   steps.attend(scale, out, result.lse, result.row_max);
   if (exact.defined()) steps.attend(scale, exact, {}, {}, /*exact=*/true);
 }
@@ -50,16 +50,29 @@ at::Tensor checked_out(const at::Tensor& out, const at::Tensor& q, const char* o
   return out;
 }
 
+// q, k and v of a call that the kernels take, [B,L,H,D].
+CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
+                          const AttentionOptions& options, const char* op) {
+  TORCH_CHECK_VALUE(q.dim() == 4, op, ": q must have 4 dimensions, got ", q.dim());
+  const auto refusal = cuda_refusal(q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys});
+  TORCH_CHECK_VALUE(refusal.empty(), op, ": ", refusal);
+  CudaInputs call;
+  call.q = checked_input(q, "q", q, op, options.heads_first);
+  call.k = checked_input(k, "k", q, op, options.heads_first);
+  call.v = checked_input(v, "v", q, op, options.heads_first);
+  check_like_q(call.k, "k", call.q, op);
+  check_like_q(call.v, "v", call.q, op);
+  for (const auto& [name, x] : {std::pair("q", &call.q), {"k", &call.k}, {"v", &call.v}})
+    check_grid(plan, x->size(1), op, name);
+  check_mask_heads(plan, call.q.size(2), op);
+  return call;
+}
+
 }  // namespace
 
 std::string cuda_refusal(const CudaRequest& request) {
-  if (request.gradients)
-    return "the backward has no CUDA kernel in this version; compute under torch.no_grad(), or train on the CPU";
   if (request.precision == Precision::kInt8)
-    return "precision int8 is the CPU's own, expected e4m3 on CUDA; choose e4m3";
-  if (request.precision == Precision::kNone)
-    return "precision none has no CUDA kernel in this version, expected e4m3; choose e4m3, or torch's "
-           "scaled_dot_product_attention for dense attention";
+    return "precision int8 is the CPU's own, expected e4m3 or none on CUDA; choose e4m3";
   if (request.smooth_keys)
     return "smooth_keys is for INT8 on the CPU, expected false on CUDA; leave it off";
   if (request.dtype != at::kBFloat16)
@@ -78,34 +91,39 @@ std::string cuda_refusal(const at::Tensor& q, const CudaRequest& request) {
 AttentionResult cuda_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                                const AttentionOptions& options) {
   constexpr const char* kOp = "attention";
-  TORCH_CHECK_VALUE(q.dim() == 4, kOp, ": q must have 4 dimensions, got ", q.dim());
-  const auto refusal = cuda_refusal(
-      q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys, gradients_wanted({q, k, v})});
-  TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
-  CudaInputs call;
-  call.q = checked_input(q, "q", q, kOp, options.heads_first);
-  call.k = checked_input(k, "k", q, kOp, options.heads_first);
-  call.v = checked_input(v, "v", q, kOp, options.heads_first);
-  const int64_t batch = call.q.size(0), tokens = call.q.size(1), heads = call.q.size(2);
-  check_like_q(call.k, "k", call.q, kOp);
-  check_like_q(call.v, "v", call.q, kOp);
-  for (const auto& [name, x] : {std::pair("q", &call.q), {"k", &call.k}, {"v", &call.v}})
-    check_grid(plan, x->size(1), kOp, name);
-  check_mask_heads(plan, heads, kOp);
-  const float scale = softmax_scale(options.scale, q.size(3), kOp);
-
+  const CudaInputs call = checked_inputs(q, k, v, plan, options, kOp);
+  check_no_gradient(kOp, {q, k, v});
+  const float scale = softmax_scale(options.scale, call.q.size(3), kOp);
+  const bool coded = options.precision == Precision::kE4m3;
+  TORCH_CHECK_VALUE(coded || (!options.want_row_max && !options.want_exact), kOp,
+                    ": row_max and exact are of codes, expected precision e4m3 with them, got none; ask for lse alone");
   AttentionResult result;
   result.out = options.out ? checked_out(*options.out, q, kOp) : at::empty(q.sizes(), q.options());
-  const std::vector<int64_t> rows = {batch, heads, tokens};
+  const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
   const auto f32 = q.options().dtype(at::kFloat);
   if (options.want_lse) result.lse = at::empty(rows, f32);
   if (options.want_row_max) result.row_max = at::empty(rows, f32);
   if (options.want_exact) result.exact = at::empty(q.sizes(), q.options());
-  const auto tokens_first = [&](const at::Tensor& x) {
-    return x.defined() && options.heads_first ? x.transpose(1, 2) : x;
-  };
-  run(call, plan, scale, result, tokens_first(result.out), tokens_first(result.exact));
+  const auto view = [&](const at::Tensor& x) { return x.defined() && options.heads_first ? x.transpose(1, 2) : x; };
+  run(call, plan, coded, scale, result, view(result.out), view(result.exact));
   return result;
+}
+
+std::shared_ptr<const Plan> cuda_dense_plan(int64_t tokens) {
+  const pattern::Grid tile = {1, 1, 512};
+  return plan_for({1, 1, tokens}, tile, tile, "dense", tile);
+}
+
+AttentionResult cuda_dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     const AttentionOptions& options) {
+  constexpr const char* kOp = "dense_attention";
+  TORCH_CHECK_VALUE(q.dim() == 4 && k.dim() == 4, kOp, ": q and k must have 4 dimensions, got ", q.dim(), " and ",
+                    k.dim());
+  const int tokens_dim = options.heads_first ? 2 : 1;
+  TORCH_CHECK_VALUE(q.size(tokens_dim) == k.size(tokens_dim) && q.size(tokens_dim) > 0, kOp,
+                    ": expected as many queries as keys on CUDA, 1 or more, got ", q.size(tokens_dim), " and ",
+                    k.size(tokens_dim), "; use torch's scaled_dot_product_attention");
+  return cuda_attention(q, k, v, *cuda_dense_plan(q.size(tokens_dim)), options);
 }
 
 AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan, Precision precision,
@@ -115,10 +133,11 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
                     ": q must be [B,L,H*D] with channels a multiple of the heads, got ", x.q.sizes(), " and ", x.heads,
                     " heads");
   const int64_t width = x.q.size(2), dim = width / x.heads;
-  const auto refusal = cuda_refusal(
-      x.q, {x.q.scalar_type(), dim, precision, smooth_keys,
-            gradients_wanted({x.q, x.k, x.v, x.q_weight, x.k_weight})});
+  const auto refusal = cuda_refusal(x.q, {x.q.scalar_type(), dim, precision, smooth_keys});
   TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
+  TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
+                    ": precision none has no codes; call attention with normed and rotated q and k");
+  check_no_gradient(kOp, {x.q, x.k, x.v, x.q_weight, x.k_weight});
   const auto heads_of = [&](const at::Tensor& rows, const char* name) {
     TORCH_CHECK_VALUE(rows.sizes() == x.q.sizes() && rows.scalar_type() == x.q.scalar_type(), kOp, ": ", name,
                       " must have q's shape ", x.q.sizes(), " and dtype ", x.q.scalar_type(), ", got ", rows.sizes(),
@@ -151,7 +170,44 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
   check_mask_heads(plan, x.heads, kOp);
   AttentionResult result;
   result.out = at::empty(call.q.sizes(), x.q.options());
-  run(call, plan, softmax_scale(std::nullopt, dim, kOp), result, result.out, {});
+  run(call, plan, /*coded=*/true, softmax_scale(std::nullopt, dim, kOp), result, result.out, {});
+  return result;
+}
+
+AttentionGradients cuda_attention_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
+                                           const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
+                                           const AttentionOptions& options) {
+  constexpr const char* kOp = "attention_backward";
+  const CudaInputs call = checked_inputs(q, k, v, plan, options, kOp);
+  check_no_gradient(kOp, {q, k, v, d_out});
+  const bool coded = options.precision == Precision::kE4m3;
+  const at::Tensor& out = coded ? forward.exact : forward.out;
+  const auto view = [&](const at::Tensor& x) { return options.heads_first ? x.transpose(1, 2) : x; };
+  const auto rows_of = [&](const at::Tensor& x, const char* name) {
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == q.sizes() && x.device() == q.device(), kOp, ": ", name,
+                      " must have q's shape ", q.sizes(), " and device ", q.device());
+    TORCH_CHECK_TYPE(x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat, kOp, ": ", name,
+                     " must be bfloat16 or float32, got ", x.scalar_type(), "; cast it first");
+    return readable_by_kernels(view(x)) ? view(x) : view(x).contiguous();
+  };
+  const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
+  const auto statistics = [&](const at::Tensor& x, const char* name) {
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous() &&
+                          x.device() == q.device(),
+                      kOp, ": ", name, " must be the contiguous float32 ", rows,
+                      " of the forward; ask for it with saving(options)");
+    return x;
+  };
+  CudaSaved saved{rows_of(out, coded ? "exact" : "out"), statistics(forward.lse, "lse"), {}};
+  if (coded) saved.row_max = statistics(forward.row_max, "row_max");
+  const auto upstream = rows_of(d_out, "d_out");
+  const auto gradient = [&] { return at::empty(q.sizes(), q.options()); };
+  AttentionGradients result{gradient(), gradient(), gradient()};
+  if (call.q.size(0) == 0 || call.q.size(2) == 0) return result;
+  const CudaSteps steps(call, plan, coded);
+  steps.pack();
+  steps.backward(softmax_scale(options.scale, call.q.size(3), kOp), upstream, saved,
+                 {view(result.q), view(result.k), view(result.v)});
   return result;
 }
 

@@ -18,6 +18,14 @@ struct DevicePlan {
   const T* at(int64_t offset) const {
     return reinterpret_cast<const T*>(static_cast<const std::byte*>(memory.data()) + offset);
   }
+  /// The raster row at each slot.
+  const int32_t* row_of_slot() const { return at<int32_t>(image.quantize); }
+};
+
+/// The work list of a plan's exchanged mask, for the backward: rows are keys.
+struct DeviceKeyWork {
+  int64_t item_count = 0, entries = 0;  // entries: where they begin, in bytes
+  kernel::cuda::DeviceMemory memory;
 };
 
 /// The plan on a device: made and uploaded when first asked for, kept with the plan (and so in the cache of plans, which
@@ -26,5 +34,6 @@ struct DevicePlan {
 ///   Threads   safe; the upload waits for the copy, later calls wait for nothing
 ///   Errors    c10::Error: first asked for while `stream` is captured, when nothing may be allocated or uploaded
 std::shared_ptr<const DevicePlan> plan_on_device(const Plan& plan, int device, void* stream);
+std::shared_ptr<const DeviceKeyWork> key_work_on_device(const Plan& plan, int device, void* stream);
 
 }  // namespace fpsa::ops

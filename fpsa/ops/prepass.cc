@@ -79,7 +79,7 @@ bool preparable(const at::Tensor& x, int64_t heads) {
 bool projectable(const at::Tensor& x, int64_t heads, Precision precision) {
   if (!x.device().is_cuda()) return preparable(x, heads);
   return x.dim() == 3 && heads >= 1 && x.size(2) % heads == 0 &&
-         cuda_refusal(x, {x.scalar_type(), x.size(2) / heads, precision}).empty();
+         precision != Precision::kNone && cuda_refusal(x, {x.scalar_type(), x.size(2) / heads, precision}).empty();
 }
 
 at::Tensor prepare_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,

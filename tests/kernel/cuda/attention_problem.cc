@@ -109,19 +109,22 @@ AttentionOnCodes::Magnitudes AttentionOnCodes::magnitudes(int64_t job) const {
   for (int64_t j = 0; j < at.keys; ++j)
     for (int64_t d = 0; d < at.dim; ++d)
       found.value = std::max(found.value, size(codes_v[j * at.dim + d]) * at.v_scale[d]);
+  found.score_size = largest * at.softmax_scale;
   found.score_error = numeric::dot_bound(numeric::kF32Epsilon, at.dim + 2, largest) * at.softmax_scale;
   return found;
 }
 
 std::string AttentionOnCodes::violation(const AttentionRows& got, const AttentionRows& want, bool exact,
-                                        double output_error) const {
+                                        const Arithmetic& arithmetic) const {
   const int64_t rows = tokens(), dim = problem_.dim;
   for (int64_t job = 0; job < problem_.batch * problem_.heads; ++job) {
-    const auto [value, score_error, keys] = magnitudes(job);
-    // Scores, exp2 within 3e-6, sums.
+    const auto [value, score_error, score_size, keys] = magnitudes(job);
+    const double products = static_cast<double>(dim) / kSegment;
+    // Scores, exp2 within 3e-6, sums; four products between folds.
     const double relative =
-        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
-    const double most = relative + output_error + (exact ? tolerance::kAttentionExact : tolerance::kAttentionE4m3);
+        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon) +
+        arithmetic.accumulator * (products * score_size + 4);
+    const double most = relative + arithmetic.output + (exact ? tolerance::kAttentionExact : tolerance::kAttentionE4m3);
     double squares = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const auto row = static_cast<size_t>(job * rows + i);
@@ -143,7 +146,7 @@ std::string AttentionOnCodes::violation(const AttentionRows& got, const Attentio
       }
     }
     const double rms = std::sqrt(squares / static_cast<double>(rows * dim));
-    const double most_rms = (tolerance::kAttentionE4m3Rms + relative + output_error) * value;
+    const double most_rms = (tolerance::kAttentionE4m3Rms + relative + arithmetic.output) * value;
     if (!(rms <= most_rms)) return join("job ", job, ": expected an RMS error of at most ", most_rms, ", got ", rms);
   }
   return {};

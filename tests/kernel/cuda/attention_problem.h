@@ -34,15 +34,23 @@ class AttentionOnCodes {
   /// reference/, in F32.
   AttentionRows reference() const;
   /// What of an answer is further from the reference's than a kernel's may be, in words; empty when nothing is.
-  ///   Numerics  the bound of the CPU entries (tests/kernel/attention_fwd_test.cc); `output_error` is what the type of
-  ///             the output adds, relative to the largest |v|
+  ///   Numerics  the bound of the CPU entries (tests/kernel/attention_fwd_test.cc), and what the answer's own arithmetic
+  ///             adds
+  struct Arithmetic {
+    double output = 0;       // unit roundoff of the output's type
+    double accumulator = 0;  // of a product of 32 terms, relative to the sum of their magnitudes
+  };
   std::string violation(const AttentionRows& got, const AttentionRows& want, bool exact,
-                        double output_error = 0) const;
+                        const Arithmetic& arithmetic) const;
+  std::string violation(const AttentionRows& got, const AttentionRows& want, bool exact) const {
+    return violation(got, want, exact, Arithmetic());
+  }
 
   bool column_scales() const { return column_scales_; }
-  /// By job and position: the largest |v| of a visible key, the bound of the error of a score in natural-log units.
+  /// By job and position: the largest |v| of a visible key, the bound of the error of a score in natural-log units, the
+  /// largest sum of |q k| in the same.
   struct Magnitudes {
-    double value = 0, score_error = 0;
+    double value = 0, score_error = 0, score_size = 0;
     int64_t keys = 0;
   };
   Magnitudes magnitudes(int64_t job) const;

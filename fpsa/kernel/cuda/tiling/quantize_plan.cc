@@ -1,6 +1,7 @@
 #include "fpsa/kernel/cuda/tiling/quantize_plan.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <numeric>
 
 namespace fpsa::kernel::cuda {
@@ -70,8 +71,9 @@ QuantizePlan::QuantizePlan(const SegmentLayout& layout, std::span<const int32_t>
   while (coded < of_unit.size())
     add_codes();
 
-  for (const std::vector<int32_t>* part : {&row_of_slot, &group_of_slot, &steps, &unit_of_quad, &quads_of_unit})
-    words.insert(words.end(), part->begin(), part->end());
+  for (const std::span<const int32_t> part :
+       std::initializer_list<std::span<const int32_t>>{row_of_slot, group_of_slot, steps, unit_of_quad, quads_of_unit})
+    words.insert(words.end(), part.begin(), part.end());
 }
 
 }  // namespace fpsa::kernel::cuda
