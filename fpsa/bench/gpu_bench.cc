@@ -1,6 +1,7 @@
 #include "fpsa/bench/gpu_bench.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/headeronly/version.h>
 
 #include <algorithm>

@@ -12,7 +12,7 @@ namespace {
 
 namespace cuda = kernel::cuda;
 
-at::Tensor real(const at::Tensor& codes) {
+at::Tensor decoded(const at::Tensor& codes) {
   return codes.view(at::kFloat8_e4m3fn).to(at::kFloat).to(at::kDouble);
 }
 
@@ -65,12 +65,12 @@ double row_error(const ops::CudaPacked& packed, const ops::Plan& plan, float sof
   const bool coded = packed.q_scale.defined();
   const auto head = [](const at::Tensor& x) { return x.select(0, 0).select(0, 0); };
   const auto by_slot = [&](const at::Tensor& x, const at::Tensor& scale) {
-    return coded ? real(head(x)) * head(scale).to(at::kDouble).unsqueeze(1) : head(x).to(at::kDouble);
+    return coded ? decoded(head(x)) * head(scale).to(at::kDouble).unsqueeze(1) : head(x).to(at::kDouble);
   };
   const auto slots = at::tensor(at_rows.slots, at::kLong).to(device);
   const auto q = by_slot(packed.q, packed.q_scale).index_select(0, slots);
   const auto k = by_slot(packed.k, packed.k_scale);
-  const auto v = coded ? real(values_by_slot(head(packed.v), out.size(3))) * head(packed.v_scale).to(at::kDouble)
+  const auto v = coded ? decoded(values_by_slot(head(packed.v), out.size(3))) * head(packed.v_scale).to(at::kDouble)
                        : head(packed.v).to(at::kDouble);
   const auto hidden = at_rows.visible.to(device).logical_not();
   const auto scores = (q.matmul(k.t()) * (std::numbers::log2e * softmax_scale))

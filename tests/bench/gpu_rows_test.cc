@@ -1,7 +1,9 @@
 // The rows that a GPU's results are held against, on operands that the CPU packed: they are the CPU kernels' rows.
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <vector>
 
 #include "fpsa/bench/gpu_rows.h"
 #include "fpsa/kernel/cuda/tiling/pack.h"

@@ -1,6 +1,7 @@
 #include "tests/gpu/operators.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <exception>
 #include <vector>

@@ -13,6 +13,13 @@
 #include "tests/tolerance.h"
 
 namespace fpsa::kernel::cuda::testing_support {
+namespace {
+
+double magnitude(uint8_t code) {
+  return std::abs(static_cast<double>(numeric::f32_from_e4m3(code)));
+}
+
+}  // namespace
 
 AttentionOnCodes::AttentionOnCodes(const CodeProblem& problem)
     : problem_(problem),
@@ -89,28 +96,31 @@ AttentionRows AttentionOnCodes::reference() const {
   return result;
 }
 
-AttentionOnCodes::Magnitudes AttentionOnCodes::magnitudes(int64_t job) const {
+double AttentionOnCodes::score_size(int64_t job) const {
   const AttentionHead at = head(job);
   const auto* codes_q = static_cast<const uint8_t*>(at.q.data);
   const auto* codes_k = static_cast<const uint8_t*>(at.k.data);
-  const auto* codes_v = static_cast<const uint8_t*>(at.v.data);
-  const auto size = [](uint8_t code) { return std::abs(static_cast<double>(numeric::f32_from_e4m3(code))); };
-  Magnitudes found;
-  found.keys = at.keys;
   double largest = 0;
   for (int64_t i = 0; i < at.queries; ++i) {
     for (int64_t j = 0; j < at.keys; ++j) {
       double sum = 0;
       for (int64_t d = 0; d < at.dim; ++d)
-        sum += size(codes_q[i * at.dim + d]) * size(codes_k[j * at.dim + d]);
+        sum += magnitude(codes_q[i * at.dim + d]) * magnitude(codes_k[j * at.dim + d]);
       largest = std::max(largest, sum * at.q_scale[i] * at.k_scale[j]);
     }
   }
+  return largest * at.softmax_scale;
+}
+
+AttentionOnCodes::Magnitudes AttentionOnCodes::magnitudes(int64_t job) const {
+  const AttentionHead at = head(job);
+  const auto* codes_v = static_cast<const uint8_t*>(at.v.data);
+  Magnitudes found;
+  found.keys = at.keys;
   for (int64_t j = 0; j < at.keys; ++j)
     for (int64_t d = 0; d < at.dim; ++d)
-      found.value = std::max(found.value, size(codes_v[j * at.dim + d]) * at.v_scale[d]);
-  found.score_size = largest * at.softmax_scale;
-  found.score_error = numeric::dot_bound(numeric::kF32Epsilon, at.dim + 2, largest) * at.softmax_scale;
+      found.value = std::max(found.value, magnitude(codes_v[j * at.dim + d]) * at.v_scale[d]);
+  found.score_error = numeric::dot_bound(numeric::kF32Epsilon, at.dim + 2, score_size(job));
   return found;
 }
 
@@ -118,12 +128,12 @@ std::string AttentionOnCodes::violation(const AttentionRows& got, const Attentio
                                         const Arithmetic& arithmetic) const {
   const int64_t rows = tokens(), dim = problem_.dim;
   for (int64_t job = 0; job < problem_.batch * problem_.heads; ++job) {
-    const auto [value, score_error, score_size, keys] = magnitudes(job);
+    const auto [value, score_error, keys] = magnitudes(job);
     const double products = static_cast<double>(dim) / kSegment;
     // Scores, exp2 within 3e-6, sums; four products between folds.
     const double relative =
         tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon) +
-        arithmetic.accumulator * (products * score_size + 4);
+        arithmetic.accumulator * (products * score_size(job) + 4);
     const double most = relative + arithmetic.output + (exact ? tolerance::kAttentionExact : tolerance::kAttentionE4m3);
     double squares = 0;
     for (int64_t i = 0; i < rows; ++i) {

@@ -47,13 +47,14 @@ class AttentionOnCodes {
   }
 
   bool column_scales() const { return column_scales_; }
-  /// By job and position: the largest |v| of a visible key, the bound of the error of a score in natural-log units, the
-  /// largest sum of |q k| in the same.
+  /// By job and position: the largest |v| of a visible key, the bound of the error of a score in natural-log units.
   struct Magnitudes {
-    double value = 0, score_error = 0, score_size = 0;
+    double value = 0, score_error = 0;
     int64_t keys = 0;
   };
   Magnitudes magnitudes(int64_t job) const;
+  /// The largest sum of |q k| of a score, in natural-log units.
+  double score_size(int64_t job) const;
   int64_t tokens() const { return order_.tokens(); }
   const CodeProblem& problem() const { return problem_; }
   const pattern::TileOrder& order() const { return order_; }
