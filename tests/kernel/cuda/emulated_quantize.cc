@@ -31,7 +31,9 @@ struct Guarded {
   }
   std::vector<T> take() const {
     for (const T* x = memory.data(); x < memory.data() + memory.size(); ++x)
-      if (x < at || x >= at + count) EXPECT_EQ(*x, guard) << "written outside, at " << x - at;
+      if (x < at || x >= at + count) {
+        EXPECT_EQ(*x, guard) << "written outside, at " << x - at;
+      }
     return {at, at + count};
   }
   size_t count;
@@ -245,9 +247,10 @@ QuantizeResult EmulatedQuantize::emulated_values(int multiprocessors, const emul
 void expect_same(const QuantizeResult& got, const QuantizeResult& want) {
   ASSERT_EQ(got.scale.size(), want.scale.size());
   for (size_t i = 0; i < want.scale.size(); ++i)
-    if (!std::isnan(got.scale[i]) || !std::isnan(want.scale[i]))
+    if (!std::isnan(got.scale[i]) || !std::isnan(want.scale[i])) {
       ASSERT_EQ(std::bit_cast<uint32_t>(got.scale[i]), std::bit_cast<uint32_t>(want.scale[i]))
           << "scale " << i << ": expected " << want.scale[i] << ", got " << got.scale[i];
+    }
   ASSERT_EQ(got.codes.size(), want.codes.size());
   for (size_t i = 0; i < want.codes.size(); ++i)
     ASSERT_EQ(got.codes[i], want.codes[i]) << "code " << i;

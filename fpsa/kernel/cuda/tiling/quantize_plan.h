@@ -19,9 +19,10 @@ namespace fpsa::kernel::cuda {
 inline constexpr int kQuad = 4;  // slots
 
 /// Quads by which codes lag behind magnitudes. Two blocks of threads on each of 132 multiprocessors, each with a quad in
-/// work and one on its way, have 528 steps under way; between the last magnitudes of a unit and its first codes lie
-/// twice this many steps, since codes and magnitudes alternate. Rows of 10 KB: 11.8 MB, with the unit 15.7 of L2's 50.
-inline constexpr int64_t kQuadLag = 288;
+/// work, one on its way and one known, have 792 steps under way. Once codes and magnitudes alternate, twice the lag lies
+/// between the last magnitudes of a unit and its first codes. With rows of 10 KB it is 16 MB, with a unit of a tile 20
+/// of L2's 50.
+inline constexpr int64_t kQuadLag = 400;
 
 /// One step of the kernel: the magnitudes or the codes of a quad.
 FPSA_BOTH int32_t quantize_step(int32_t quad, bool codes) {
