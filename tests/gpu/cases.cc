@@ -15,18 +15,18 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-std::string failure_of(const AttentionCase& test, const Device& device, double accumulator) {
+std::string failure_of(const AttentionCase& test, const Device& device, int accumulator_bits) {
   const AttentionOnCodes attention(test.problem);
   const AttentionRows want = attention.reference();
   const AttentionRows first = device(attention, test.exact, DeviceOutType::kF32);
-  if (auto wrong = attention.violation(first, want, test.exact, {0, accumulator}); !wrong.empty()) return "F32: " + wrong;
+  if (auto wrong = attention.violation(first, want, test.exact, {0, accumulator_bits}); !wrong.empty()) return "F32: " + wrong;
   const AttentionRows again = device(attention, test.exact, DeviceOutType::kF32);
   if (!same_bits(first.out, again.out) || !same_bits(first.exact, again.exact) || !same_bits(first.lse, again.lse) ||
       !same_bits(first.row_max, again.row_max))
     return "expected the bits of the first run from the second, got others";
   for (const auto& [type, name, unit] : {std::tuple(DeviceOutType::kBf16, "BF16: ", numeric::kBf16Epsilon),
                                          std::tuple(DeviceOutType::kF16, "F16: ", 0x1p-11)})
-    if (auto wrong = attention.violation(device(attention, test.exact, type), want, test.exact, {unit, accumulator});
+    if (auto wrong = attention.violation(device(attention, test.exact, type), want, test.exact, {unit, accumulator_bits});
         !wrong.empty())
       return name + wrong;
   return {};
@@ -34,13 +34,13 @@ std::string failure_of(const AttentionCase& test, const Device& device, double a
 
 }  // namespace
 
-std::vector<Verdict> walk(const Device& device, double accumulator, std::string_view only) {
+std::vector<Verdict> walk(const Device& device, int accumulator_bits, std::string_view only) {
   std::vector<Verdict> verdicts;
   for (const AttentionCase& test : attention_cases()) {
     if (test.name.find(only) == std::string::npos) continue;
     Verdict verdict{test.name, {}};
     try {
-      verdict.failure = failure_of(test, device, accumulator);
+      verdict.failure = failure_of(test, device, accumulator_bits);
     } catch (const std::exception& error) {
       verdict.failure = error.what();
     }

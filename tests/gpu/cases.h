@@ -21,8 +21,8 @@ struct Verdict {
 
 /// Every case of the table whose name holds `only`: F32 rows against the reference, a second run bit for bit, BF16 and F16
 /// rows within their rounding. What a device throws is a failure.
-///   Numerics  accumulator: of the device's products, as AttentionOnCodes::Arithmetic
-std::vector<Verdict> walk(const Device& device, double accumulator, std::string_view only = {});
+///   Numerics  accumulator_bits: of the device's products, as AttentionOnCodes::Arithmetic
+std::vector<Verdict> walk(const Device& device, int accumulator_bits, std::string_view only = {});
 
 /// {"cases": [{"name", "passed", "failure"?}]}
 std::string verdicts_json(const std::vector<Verdict>& verdicts);

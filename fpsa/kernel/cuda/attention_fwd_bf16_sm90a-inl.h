@@ -100,27 +100,29 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
   using Parts::Parts;
 
   FPSA_DEVICE void issue_scores() {
-    const ptx::SharedAddress base = ptx::opaque(memory), q = base + kMap.queries + group * kMap.query_bytes;
-    const ptx::SharedAddress k = base + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes;
+    const ptx::SharedAddress base = ptx::opaque(memory);
+    const uint64_t q =
+        ptx::matrix_descriptor(base + kMap.queries + group * kMap.query_bytes, ptx::Swizzle::k128, kPatternBytes);
+    const uint64_t k = ptx::matrix_descriptor(base + kMap.keys + stage_of<kStages>(number) * kMap.key_bytes,
+                                              ptx::Swizzle::k128, kPatternBytes);
     FPSA_UNROLL
     for (int at = 0; at < kDim; at += kProductDepth) {
       const int strip = at / kHalfRow, byte = at % kHalfRow * 2;
       ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(
-          scores, ptx::matrix_descriptor(q + strip * kGroupRows * kRowBytes + byte, ptx::Swizzle::k128, kPatternBytes),
-          ptx::matrix_descriptor(k + strip * kTiling.keys * kRowBytes + byte, ptx::Swizzle::k128, kPatternBytes),
-          at > 0);
+          scores, ptx::advance_descriptor(q, strip * kGroupRows * kRowBytes + byte),
+          ptx::advance_descriptor(k, strip * kTiling.keys * kRowBytes + byte), at > 0);
     }
     ptx::wgmma_commit();
   }
 
   /// Of block `at` of the ring.
   FPSA_DEVICE void issue_values(int at) {
-    const ptx::SharedAddress v = ptx::opaque(memory) + kMap.values + stage_of<kStages>(at) * kMap.value_bytes;
+    const uint64_t v =
+        ptx::matrix_descriptor(ptx::opaque(memory) + kMap.values + stage_of<kStages>(at) * kMap.value_bytes,
+                               ptx::Swizzle::k128, kPatternBytes, kTiling.keys * kRowBytes);
     FPSA_UNROLL
     for (int i = 0; i < kProducts; ++i)
-      ptx::wgmma_bf16<ptx::Major::kMn>(out, probabilities[i],
-                                       ptx::matrix_descriptor(v + i * kProductDepth * kRowBytes, ptx::Swizzle::k128,
-                                                              kPatternBytes, kTiling.keys * kRowBytes),
+      ptx::wgmma_bf16<ptx::Major::kMn>(out, probabilities[i], ptx::advance_descriptor(v, i * kProductDepth * kRowBytes),
                                        true);
     ptx::wgmma_commit();
   }

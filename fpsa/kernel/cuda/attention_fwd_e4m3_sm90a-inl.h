@@ -172,7 +172,12 @@ struct Consumer {
 
     FPSA_UNROLL
     for (int half = 0; half < 2; ++half) {
-      // Factors are positive, so the largest product belongs to the largest score of its segment.
+      // Factors are positive, so the largest product belongs to the largest score of its segment. Where a product of
+      // two tiny scales would underflow to 0, 2^-126 keeps a masked score at -inf; elsewhere it is lost in rounding.
+      float to_log2[kSegments];
+      FPSA_UNROLL
+      for (int s = 0; s < kSegments; ++s)
+        to_log2[s] = ptx::fused_multiply_add(factor[half], scale[s], 0x1p-126f);
       float top = kLowest;
       FPSA_UNROLL
       for (int s = 0; s < kSegments; ++s) {
@@ -180,7 +185,7 @@ struct Consumer {
         FPSA_UNROLL
         for (int i = 0; i < 16; ++i)
           if (i / 2 % 2 == half) segment_top = ptx::max_number(segment_top, scores[16 * s + i]);
-        top = ptx::max_number(top, segment_top * (factor[half] * scale[s]));
+        top = ptx::max_number(top, segment_top * to_log2[s]);
       }
       FPSA_UNROLL
       for (int lanes = 1; lanes < 4; lanes *= 2)
@@ -188,14 +193,14 @@ struct Consumer {
       const float before = m[half];
       m[half] = ptx::max_number(before, ptx::ceiling(top));
       float added = 0;
+      const float shift = kCodeBits - m[half];
       FPSA_UNROLL
       for (int s = 0; s < kSegments; ++s) {
-        const float to_log2 = factor[half] * scale[s], shift = kCodeBits - m[half];
         FPSA_UNROLL
         for (int i = 0; i < 16; ++i) {
           if (i / 2 % 2 != half) continue;
           float& score = scores[16 * s + i];
-          const float x = ptx::fused_multiply_add(score, to_log2, shift);
+          const float x = ptx::fused_multiply_add(score, to_log2[s], shift);
           score = i < kTiling.polynomial ? exp2_polynomial(x) : ptx::exp2_approx(x);
           added += score;
         }

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "fpsa/base/check.h"
@@ -39,7 +40,7 @@ ptx::TensorMap encode(const ptx::TensorMapSpec& spec, const char* name) {
   static const auto encode_tiled = encoder();
   static constexpr CUtensorMapSwizzle kSwizzles[] = {CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                                      CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_32B};
-  static_assert(sizeof(ptx::TensorMap) == sizeof(CUtensorMap));
+  static_assert(sizeof(ptx::TensorMap) == sizeof(CUtensorMap) && alignof(ptx::TensorMap) >= alignof(CUtensorMap));
   cuuint64_t size[3], stride[2];
   cuuint32_t box[3], step[3];
   for (int i = 0; i < spec.rank; ++i) {
@@ -48,7 +49,7 @@ ptx::TensorMap encode(const ptx::TensorMapSpec& spec, const char* name) {
     step[i] = 1;
     if (i > 0) stride[i - 1] = spec.stride[i];
   }
-  alignas(64) ptx::TensorMap map;
+  ptx::TensorMap map;
   const CUresult result = encode_tiled(
       reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, static_cast<cuuint32_t>(spec.rank),
       const_cast<void*>(spec.data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
@@ -104,10 +105,15 @@ void launch_attention_fwd_e4m3(const AttentionFwdLaunch& launch, void* stream) {
   const int64_t jobs = launch.batch * launch.heads;
   const int64_t items = launch.item_count * (launch.shared_mask ? jobs : launch.batch);
   if (items == 0) return;
-  FPSA_CHECK(items <= kMost, "batch: its work has ", items, " items, expected at most 2^31 - 1; split it");
+  // A block's index goes one grid beyond the last item.
+  FPSA_CHECK(items <= kMost - (1 << 16), "batch: its work has ", items,
+             " items, expected less than 2^31 - 2^16; split it");
   for (const int64_t segments : {launch.query_segments, launch.key_segments})
     FPSA_CHECK(jobs * segments * kSegment <= kMost, "batch: its heads have ", jobs * segments * kSegment,
                " slots, expected at most 2^31 - 1; split it");
+  FPSA_CHECK(launch.softmax_scale > 0 && std::isfinite(launch.softmax_scale),
+             "softmax_scale: expected a positive number, for maxima are taken before scaling, got ",
+             launch.softmax_scale);
   const int64_t bytes = launch.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {launch.batch_stride, launch.head_stride, launch.row_stride})
     FPSA_CHECK(stride * bytes % 16 == 0, "out: expected strides that are multiples of 16 bytes, got ", stride * bytes);

@@ -60,9 +60,9 @@ FPSA_DEVICE int32_t item_total(const AttentionParams& p) {
   return p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
 }
 
-/// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf too.
+/// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf and NaN too.
 FPSA_DEVICE float power_of_two(float d) {
-  return d < -126.0f ? 0.0f : ptx::float_of(static_cast<uint32_t>(static_cast<int>(d) + 127) << 23);
+  return d >= -126.0f ? ptx::float_of(static_cast<uint32_t>(static_cast<int>(d) + 127) << 23) : 0.0f;
 }
 
 /// 2^x on FMA units: x = n + f with |f| <= 1/2, a polynomial of degree 4 within 3e-6 of 2^f, times 2^n. NaN stays NaN.

@@ -4,6 +4,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
+#include <initializer_list>
 #include <limits>
 
 #include "fpsa/base/check.h"
@@ -30,7 +32,7 @@ inline ptx::TensorMap encode_map(const ptx::TensorMapSpec& spec, const char* nam
   static const auto encode_tiled = tensor_map_encoder();
   static constexpr CUtensorMapSwizzle kSwizzles[] = {CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                                      CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_32B};
-  static_assert(sizeof(ptx::TensorMap) == sizeof(CUtensorMap));
+  static_assert(sizeof(ptx::TensorMap) == sizeof(CUtensorMap) && alignof(ptx::TensorMap) >= alignof(CUtensorMap));
   FPSA_CHECK(spec.element_bytes == 1 || spec.element_bytes == 2, name, ": expected elements of 1 or 2 bytes, got ",
              spec.element_bytes);
   cuuint64_t size[3], stride[2];
@@ -41,7 +43,7 @@ inline ptx::TensorMap encode_map(const ptx::TensorMapSpec& spec, const char* nam
     step[i] = 1;
     if (i > 0) stride[i - 1] = spec.stride[i];
   }
-  alignas(64) ptx::TensorMap map;
+  ptx::TensorMap map;
   const CUresult result =
       encode_tiled(reinterpret_cast<CUtensorMap*>(&map),
                    spec.element_bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
@@ -77,10 +79,15 @@ inline int64_t checked_items(const AttentionFwdLaunch& launch) {
   const int64_t jobs = launch.batch * launch.heads;
   const int64_t items = launch.item_count * (launch.shared_mask ? jobs : launch.batch);
   if (items == 0) return 0;
-  FPSA_CHECK(items <= kMost, "batch: its work has ", items, " items, expected at most 2^31 - 1; split it");
+  // A block's index goes one grid beyond the last item.
+  FPSA_CHECK(items <= kMost - (1 << 16), "batch: its work has ", items,
+             " items, expected less than 2^31 - 2^16; split it");
   for (const int64_t segments : {launch.query_segments, launch.key_segments})
     FPSA_CHECK(jobs * segments * kSegment <= kMost, "batch: its heads have ", jobs * segments * kSegment,
                " slots, expected at most 2^31 - 1; split it");
+  FPSA_CHECK(launch.softmax_scale > 0 && std::isfinite(launch.softmax_scale),
+             "softmax_scale: expected a positive number, for maxima are taken before scaling, got ",
+             launch.softmax_scale);
   const int64_t bytes = launch.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {launch.batch_stride, launch.head_stride, launch.row_stride})
     FPSA_CHECK(stride * bytes % 16 == 0, "out: expected strides that are multiples of 16 bytes, got ", stride * bytes);

@@ -47,7 +47,9 @@ FPSA_DEVICE uint32_t phase_of(int number) {
 template <int kDim, bool kTurn>
 FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, const QuantizeMap& map) {
   const int32_t steps = p.slots / kQuad * 2, total = steps * p.batch;
-  const bool whole_rows = p.x.head_stride == kDim;
+  // A row at once where its heads lie side by side.
+  const int pieces = p.x.head_stride == kDim ? 1 : p.heads;
+  const uint32_t piece_bytes = pieces == 1 ? map.row_bytes : 2 * kDim;
   for (int number = 0;; ++number) {
     // Found out before the stage is free.
     const auto ticket = static_cast<int32_t>(ptx::fetch_add(p.ticket, 1));
@@ -85,13 +87,9 @@ FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, c
       if (quad.row[i] < 0) continue;
       const uint16_t* row = p.x.data + quad.batch * p.x.batch_stride + quad.row[i] * p.x.row_stride;
       const ptx::SharedAddress to = stage.rows + static_cast<uint32_t>(i) * map.row_bytes;
-      if (whole_rows) {
-        ptx::copy_bytes(to, row, map.row_bytes, stage.full);
-      } else {
-        for (int head = 0; head < p.heads; ++head)
-          ptx::copy_bytes(to + static_cast<uint32_t>(head * kDim * 2), row + head * p.x.head_stride, kDim * 2,
-                          stage.full);
-      }
+      for (int piece = 0; piece < pieces; ++piece)
+        ptx::copy_bytes(to + static_cast<uint32_t>(piece) * piece_bytes, row + piece * p.x.head_stride, piece_bytes,
+                        stage.full);
       if constexpr (kTurn)
         ptx::copy_bytes(stage.turns + static_cast<uint32_t>(i) * map.turn_bytes,
                         p.turns + int64_t{quad.row[i]} * kDim, kDim * 4, stage.full);
@@ -119,10 +117,19 @@ struct Quantizer {
   FPSA_DEVICE float inverse_rms(const Stage& stage, int i) const {
     ptx::SharedAddress at = stage.rows + static_cast<uint32_t>(i) * map.row_bytes + 2 * static_cast<uint32_t>(lane());
     float sum = 0.0f;
-    for (int left = width() / 32; left > 0; --left, at += 64) {
+    const auto add_next = [&] {
       const float x = ptx::float_of(uint32_t{ptx::load_shared<uint16_t>(at)} << 16);
       sum = ptx::fused_multiply_add(x, x, sum);  // the square of a BF16 is an F32
+      at += 64;
+    };
+    int left = width() / 32;
+    for (; left >= 16; left -= 16) {
+      FPSA_UNROLL
+      for (int i = 0; i < 16; ++i)
+        add_next();
     }
+    for (; left > 0; --left)
+      add_next();
     // Lanes 2j and 2j+1, then j and j+8 of those pairs, j and j+4, and (w0 + w1) + (w2 + w3).
     constexpr int kMasks[] = {1, 16, 8, 2, 4};
     FPSA_UNROLL
@@ -153,39 +160,41 @@ struct Quantizer {
     return x;
   }
 
-  /// Calls use(row, half, column, words) for every four columns of the quad's rows that have a token, and then
-  /// row_done(row, column, exists) of each row, for all lanes; column is that of half 0.
-  template <class Use, class RowDone>
-  FPSA_DEVICE void for_columns(const Stage& stage, const Use& use, const RowDone& row_done) const {
+  FPSA_DEVICE bool has(uint32_t column) const { return column < static_cast<uint32_t>(width()); }
+
+  /// For every step: begin(column), then for each row use(row, half, words) if it has a token, for the halves that
+  /// exist, and done(row, column, exists), for all lanes; column is that of half 0.
+  template <class Begin, class Use, class Done>
+  FPSA_DEVICE void for_columns(const Stage& stage, const Begin& begin, const Use& use, const Done& done) const {
+    const auto rows = ptx::load_shared<ptx::Words4>(stage.field(8));
+    ptx::Floats4 inverse_rms = {};
+    if constexpr (kNorm) inverse_rms = ptx::load_shared<ptx::Floats4>(stage.field(12));
     for (int base = thread / 32 * kStepColumns; base < width(); base += threads / 32 * kStepColumns) {
-      const int column = base + 4 * lane();
-      ptx::Floats4 weight[kHalves] = {}, turn = {}, inverse_rms = {};
-      const auto rows = ptx::load_shared<ptx::Words4>(stage.field(8));
-      if constexpr (kNorm) inverse_rms = ptx::load_shared<ptx::Floats4>(stage.field(12));
+      const auto column = static_cast<uint32_t>(base + 4 * lane());
+      begin(column);
+      ptx::Floats4 weight[kHalves] = {}, turn = {};
       if constexpr (kNorm) {
         FPSA_UNROLL
-        for (int half = 0; half < kHalves; ++half)
-          if (column + 128 * half < width())
-            weight[half] =
-                ptx::load_shared<ptx::Floats4>(memory + map.weights + 4 * static_cast<uint32_t>(column + 128 * half));
+        for (uint32_t half = 0; half < kHalves; ++half)
+          if (has(column + 128 * half))
+            weight[half] = ptx::load_shared<ptx::Floats4>(memory + map.weights + 4 * (column + 128 * half));
       }
       FPSA_UNROLL
       for (int row = 0; row < kQuad; ++row) {
         const bool exists = static_cast<int32_t>(rows.at[row]) >= 0;
         if (exists) {
+          const auto at = static_cast<uint32_t>(row);
           if constexpr (kTurn)
-            turn = ptx::load_shared<ptx::Floats4>(stage.turns + static_cast<uint32_t>(row) * map.turn_bytes +
-                                                  4 * static_cast<uint32_t>(column % kDim));
+            turn = ptx::load_shared<ptx::Floats4>(stage.turns + at * (4 * kDim) + 4 * (column % kDim));
           FPSA_UNROLL
-          for (int half = 0; half < kHalves; ++half) {
-            const int here = column + 128 * half;
-            if (here >= width()) continue;
-            const auto x = ptx::load_shared<ptx::Words2>(stage.rows + static_cast<uint32_t>(row) * map.row_bytes +
-                                                         2 * static_cast<uint32_t>(here));
-            use(row, half, here, prepared(x, inverse_rms.at[row], weight[half], turn));
+          for (uint32_t half = 0; half < kHalves; ++half) {
+            if (!has(column + 128 * half)) continue;
+            const auto x =
+                ptx::load_shared<ptx::Words2>(stage.rows + at * map.row_bytes + 2 * (column + 128 * half));
+            use(row, static_cast<int>(half), prepared(x, inverse_rms.at[row], weight[half], turn));
           }
         }
-        row_done(row, column, exists);
+        done(row, column, exists);
       }
     }
   }
@@ -206,12 +215,12 @@ struct Quantizer {
     const auto groups = ptx::load_shared<ptx::Words4>(stage.field(4));
     uint32_t largest[kHalves] = {};
     for_columns(
-        stage,
-        [&](int, int half, int, const ptx::Words2& x) {
-          largest[half] = ptx::max_u16x2(
-              largest[half], ptx::max_u16x2(magnitudes_of(x.at[0]), magnitudes_of(x.at[1])));
+        stage, [](uint32_t) {},
+        [&](int, int half, const ptx::Words2& x) {
+          largest[half] =
+              ptx::max_u16x2(largest[half], ptx::max_u16x2(magnitudes_of(x.at[0]), magnitudes_of(x.at[1])));
         },
-        [&](int row, int column, bool) {
+        [&](int row, uint32_t column, bool) {
           if (row + 1 < kQuad && groups.at[row + 1 < kQuad ? row + 1 : row] == groups.at[row]) return;
           // Both halves at once: the low 16 bits for one, the high ones for the other.
           uint32_t both = ptx::max_u16x2(largest[0] & 0xffffu, largest[0] >> 16) |
@@ -219,9 +228,10 @@ struct Quantizer {
           for (int mask = 1; mask < kHeadLanes; mask *= 2)
             both = ptx::max_u16x2(both, ptx::shuffle_xor(both, mask));
           if (lane() % kHeadLanes == 0) {
-            uint32_t* of_group = p.magnitudes + (int64_t{batch} * p.groups + groups.at[row]) * p.heads;
-            if (column < width()) ptx::raise_global(of_group + column / kDim, both << 16);
-            if (column + 128 < width()) ptx::raise_global(of_group + (column + 128) / kDim, both & 0xffff0000u);
+            uint32_t* of_head =
+                p.magnitudes + (int64_t{batch} * p.groups + groups.at[row]) * p.heads + column / kDim;
+            if (has(column)) ptx::raise_global(of_head, both << 16);
+            if (has(column + 128)) ptx::raise_global(of_head + 128 / kDim, both & 0xffff0000u);
           }
           largest[0] = largest[1] = 0;
         });
@@ -232,14 +242,13 @@ struct Quantizer {
 
   FPSA_DEVICE static uint32_t codes_of(const ptx::Words2& x, const Factor& by) {
     float q[4] = {low_bf16(x.at[0]), high_bf16(x.at[0]), low_bf16(x.at[1]), high_bf16(x.at[1])};
-    FPSA_UNROLL
-    for (int i = 0; i < 4; ++i)
-      q[i] = divided(q[i], by);
+    divide_all(q, by);
     return ptx::e4m3x2(q[0], q[1]) | ptx::e4m3x2(q[2], q[3]) << 16;
   }
 
   FPSA_DEVICE void codes(const Stage& stage) const {
-    const int batch = ptx::load_shared<int32_t>(stage.field(1)), slot = ptx::load_shared<int32_t>(stage.field(2));
+    const int batch = ptx::load_shared<int32_t>(stage.field(1));
+    const auto slot = ptx::load_shared<uint32_t>(stage.field(2));
     const int unit = ptx::load_shared<int32_t>(stage.field(3));
     // Row by row of a head, so that four threads write scales side by side.
     if (thread < kQuad * p.heads) {
@@ -249,7 +258,7 @@ struct Quantizer {
         const int row = i % kQuad, head = i / kQuad, group = ptx::load_shared<int32_t>(stage.field(4 + row));
         const Factor factor = factor_of(
             ptx::load_shared_by_blocks(p.magnitudes + (int64_t{batch} * p.groups + group) * p.heads + head));
-        ptx::store_shared(stage.factors + static_cast<uint32_t>((row * p.heads + head) * 8), factor);
+        ptx::store_shared(stage.factors + 8 * static_cast<uint32_t>(i), factor);
         p.scale[(int64_t{batch} * p.heads + head) * p.slots + slot + row] = factor.scale;
         if (kNorm && head == 0)
           ptx::store_shared(stage.field(12 + row), ptx::load_shared_by_blocks(reinterpret_cast<const uint32_t*>(
@@ -257,23 +266,27 @@ struct Quantizer {
       }
     }
     meet();
-    const auto put = [&](int row, int column, uint32_t four) {
-      const int head = column / kDim;
-      ptx::store_once(
-          p.codes + ((int64_t{batch} * p.heads + head) * p.slots + slot + row) * kDim + column % kDim, four);
-    };
+    uint8_t* const sample = p.codes + int64_t{batch} * p.heads * p.slots * kDim;
+    uint32_t to[kHalves] = {}, factors[kHalves] = {};
     for_columns(
         stage,
-        [&](int row, int, int column, const ptx::Words2& x) {
-          const auto by = ptx::load_shared<Factor>(
-              stage.factors + static_cast<uint32_t>((row * p.heads + column / kDim) * 8));
-          put(row, column, codes_of(x, by));
+        [&](uint32_t column) {
+          FPSA_UNROLL
+          for (uint32_t half = 0; half < kHalves; ++half) {
+            const uint32_t head = (column + 128 * half) / kDim;
+            to[half] = ptx::opaque((head * static_cast<uint32_t>(p.slots) + slot) * kDim + column % kDim);
+            factors[half] = ptx::opaque(stage.factors + 8 * kQuad * head);
+          }
         },
-        [&](int row, int column, bool exists) {
+        [&](int row, int half, const ptx::Words2& x) {
+          const auto by = ptx::load_shared<Factor>(factors[half] + 8 * static_cast<uint32_t>(row));
+          ptx::store_once(sample + to[half] + row * kDim, codes_of(x, by));
+        },
+        [&](int row, uint32_t column, bool exists) {
           if (exists) return;
           FPSA_UNROLL
-          for (int half = 0; half < kHalves; ++half)
-            if (column + 128 * half < width()) put(row, column + 128 * half, 0);
+          for (uint32_t half = 0; half < kHalves; ++half)
+            if (has(column + 128 * half)) ptx::store_once(sample + to[half] + row * kDim, 0);
         });
   }
 

@@ -1,10 +1,8 @@
 // The instantiations of quantize_sm90a for the device, and their launch.
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <limits>
 
-#include "fpsa/base/check.h"
+#include "fpsa/kernel/cuda/launch_parts.h"
 #include "fpsa/kernel/cuda/quantize_launch.h"
 #include "fpsa/kernel/cuda/quantize_sm90a-inl.h"
 #include "fpsa/kernel/cuda/quantize_values_sm90a-inl.h"
@@ -30,22 +28,7 @@ __global__ void __launch_bounds__(kValueThreads, 8) value_codes_kernel(const __g
 }  // namespace FPSA_TARGET
 namespace {
 
-void check(cudaError_t error) {
-  FPSA_CHECK(error == cudaSuccess, "quantize_sm90a: CUDA says ", cudaGetErrorName(error), " (",
-             cudaGetErrorString(error), ")");
-}
-
-// Multiprocessors of the current device, which must be one that runs sm_90a code.
-int multiprocessors() {
-  int device, major, minor, count;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  FPSA_CHECK(major == 9 && minor == 0, "device: expected compute capability 9.0 (H100, H200, H20), got ", major, ".",
-             minor, "; sm_90a code runs nowhere else, use the dense path of torch");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
+constexpr char kName[] = "quantize_sm90a";
 
 void check_aligned(const void* pointer, const char* name) {
   FPSA_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, name, ": expected an array at a multiple of 16 bytes, got ",
@@ -77,11 +60,11 @@ void start_rows(const QuantizeRowsParams& params, int multiprocessors, cudaStrea
   const QuantizeMap map = quantize_map(params.heads, kDim, kNorm, kTurn);
   const int threads = 32 * (quantize_warps(params.heads * kDim) + 1);
   const auto kernel = quantize_rows_kernel<kDim, kNorm, kTurn>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(map.bytes)));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(map.bytes)), kName);
   int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, map.bytes));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, map.bytes), kName);
   kernel<<<std::max(blocks, 1) * multiprocessors, threads, map.bytes, stream>>>(params);
-  check(cudaGetLastError());
+  check(cudaGetLastError(), kName);
 }
 
 // Every instantiation for Q and K, in one list.
@@ -106,9 +89,9 @@ void start_values(const QuantizeValuesParams& params, int multiprocessors, cudaS
   QuantizeValuesParams p = params;
   p.tiling = value_tiling(params.heads * kDim, params.slots, params.batch, multiprocessors);
   value_magnitudes_kernel<kDim><<<p.tiling.column_chunks * p.tiling.row_chunks * p.batch, kValueThreads, 0, stream>>>(p);
-  check(cudaGetLastError());
+  check(cudaGetLastError(), kName);
   value_codes_kernel<kDim><<<p.tiling.column_blocks * p.tiling.segment_chunks * p.batch, kValueThreads, 0, stream>>>(p);
-  check(cudaGetLastError());
+  check(cudaGetLastError(), kName);
 }
 
 }  // namespace
@@ -124,6 +107,8 @@ void launch_quantize_rows(const QuantizeRowsLaunch& launch, void* stream) {
   check_common(launch);
   FPSA_CHECK(launch.heads * launch.dim <= kMostQuantizeWidth, "heads: expected at most ",
              kMostQuantizeWidth / launch.dim, " of ", launch.dim, " channels, got ", launch.heads);
+  FPSA_CHECK(launch.heads * launch.slots * launch.dim <= std::numeric_limits<uint32_t>::max(), "x: a sample has ",
+             launch.heads * launch.slots * launch.dim, " codes, expected at most 2^32 - 1; split its heads");
   FPSA_CHECK(!launch.weight || launch.eps >= 0x1p-100f, "eps: expected 2^-100 or more, got ", launch.eps);
   check_aligned(launch.turns, "turns");
   if (launch.batch * launch.heads * launch.slots == 0) return;
@@ -149,7 +134,7 @@ void launch_quantize_rows(const QuantizeRowsLaunch& launch, void* stream) {
   params.ticket = params.complete + launch.batch * launch.units;
   const int64_t zeros = multiple_of_16(4 * launch.batch * (launch.groups * launch.heads + launch.units) + 4);
   params.inverse_rms = reinterpret_cast<float*>(static_cast<uint8_t*>(launch.scratch) + zeros);
-  check(cudaMemsetAsync(launch.scratch, 0, static_cast<size_t>(zeros), on));
+  check(cudaMemsetAsync(launch.scratch, 0, static_cast<size_t>(zeros), on), kName);
   dispatch_rows(params, launch.dim, count, on);
 }
 
@@ -169,7 +154,7 @@ void launch_quantize_values(const QuantizeValuesLaunch& launch, void* stream) {
   params.scale = launch.scale;
   params.magnitudes = static_cast<uint32_t*>(launch.scratch);
   check(cudaMemsetAsync(launch.scratch, 0,
-                        static_cast<size_t>(quantize_values_scratch_bytes(launch.batch, launch.heads, launch.dim)), on));
+                        static_cast<size_t>(quantize_values_scratch_bytes(launch.batch, launch.heads, launch.dim)), on), kName);
   if (launch.dim == 128)
     start_values<128>(params, count, on);
   else

@@ -14,7 +14,7 @@ struct Projection {
 };
 
 /// Q or K. Any number of blocks of quantize_warps() + 1 warps, with the shared memory of quantize_map().
-///   Requires  magnitudes, complete and ticket zero; batch x steps fewer than 2^31
+///   Requires  magnitudes, complete and ticket zero; batch x steps fewer than 2^31; a sample's codes fewer than 2^32
 struct QuantizeRowsParams {
   Projection x;
   const float *weight = nullptr, *turns = nullptr;

@@ -88,10 +88,12 @@ FPSA_DEVICE void value_codes_sm90a(const QuantizeValuesParams& p) {
       FPSA_UNROLL
       for (int key = 0; key < 4; ++key) {
         const uint32_t word = pieces[key].at[i / 2];
-        q[key] = divided(i % 2 == 0 ? low_bf16(word) : high_bf16(word), by[i]);
-        // 0 / NaN is not 0.
-        if (row[key] < 0) q[key] = 0.0f;
+        q[key] = i % 2 == 0 ? low_bf16(word) : high_bf16(word);
       }
+      divide_all(q, by[i]);
+      FPSA_UNROLL
+      for (int key = 0; key < 4; ++key)
+        if (row[key] < 0) q[key] = 0.0f;  // 0 / NaN is not 0
       ptx::store_once(to + int64_t{segment} * kSegment * kDim + i * kSegment,
                       ptx::e4m3x2(q[0], q[1]) | ptx::e4m3x2(q[2], q[3]) << 16);
     }

@@ -102,6 +102,18 @@ TEST(AttentionFwdE4m3Sm90a, AddsSeveralBlocksInTheTensorCoreWhenAsked) {
   check(problem, {.fold_every = 3});
 }
 
+// What a card is expected to do: its bits are not the F32 emulation's, but stay within the bound.
+TEST(AttentionFwdE4m3Sm90a, StaysWithinTheBoundOfATensorCoreThatKeeps13Bits) {
+  for (const int64_t dim : {64, 128}) {
+    const EmulatedAttention attention(ragged(dim));
+    emulation::Options options;
+    options.accumulator_bits = 13;
+    const EmulatedResult got = attention.emulated({}, options);
+    EXPECT_NE(got.out, attention.emulated({}, {}).out);
+    EXPECT_EQ(attention.violation(got, attention.reference(), false, {0, options.accumulator_bits}), "");
+  }
+}
+
 TEST(AttentionFwdE4m3Sm90a, EveryHeadHasItsMaskAndSomeRowsSeeNothing) {
   EmulatedProblem problem = ragged(64);
   problem.grid = {2, 7, 18};
@@ -144,6 +156,19 @@ TEST(AttentionFwdE4m3Sm90a, HalfPrecisionOutputIsTheRoundedF32Output) {
       const double unit = type == OutType::kBf16 ? numeric::kBf16Epsilon : 0x1p-11;
       ASSERT_NEAR(narrow.out[i], wide.out[i], std::abs(wide.out[i]) * unit + 0x1p-25) << i;
     }
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, ScalesWhoseProductUnderflowsWeighAllKeysAlike) {
+  for (const bool fine : {false, true}) {
+    EmulatedProblem problem = ragged(64);
+    if (fine) problem.granularity = {1, 2, 4};
+    EmulatedAttention attention(problem);
+    ASSERT_EQ(attention.column_scales(), fine);
+    for (auto* scales : {&attention.q_scale, &attention.k_scale})
+      for (float& scale : *scales)
+        scale = 1e-30f;
+    EXPECT_EQ(attention.violation(attention.emulated({}, {}), attention.reference(), false), "");
   }
 }
 

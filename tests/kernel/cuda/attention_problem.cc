@@ -13,14 +13,6 @@
 #include "tests/tolerance.h"
 
 namespace fpsa::kernel::cuda::testing_support {
-namespace {
-
-double magnitude(uint8_t code) {
-  return std::abs(static_cast<double>(numeric::f32_from_e4m3(code)));
-}
-
-}  // namespace
-
 AttentionOnCodes::AttentionOnCodes(const CodeProblem& problem)
     : problem_(problem),
       order_(problem.grid, problem.tile, problem.granularity),
@@ -96,31 +88,34 @@ AttentionRows AttentionOnCodes::reference() const {
   return result;
 }
 
-double AttentionOnCodes::score_size(int64_t job) const {
+AttentionOnCodes::Magnitudes AttentionOnCodes::magnitudes(int64_t job) const {
   const AttentionHead at = head(job);
   const auto* codes_q = static_cast<const uint8_t*>(at.q.data);
   const auto* codes_k = static_cast<const uint8_t*>(at.k.data);
+  const auto* codes_v = static_cast<const uint8_t*>(at.v.data);
+  const auto real = [](uint8_t code) { return static_cast<double>(numeric::f32_from_e4m3(code)); };
+  const auto size = [&](uint8_t code) { return std::abs(real(code)); };
+  Magnitudes found;
+  found.keys = at.keys;
   double largest = 0;
   for (int64_t i = 0; i < at.queries; ++i) {
     for (int64_t j = 0; j < at.keys; ++j) {
-      double sum = 0;
-      for (int64_t d = 0; d < at.dim; ++d)
-        sum += magnitude(codes_q[i * at.dim + d]) * magnitude(codes_k[j * at.dim + d]);
-      largest = std::max(largest, sum * at.q_scale[i] * at.k_scale[j]);
+      double sum = 0, partial = 0, peak = 0;
+      for (int64_t d = 0; d < at.dim; ++d) {
+        const double term = real(codes_q[i * at.dim + d]) * real(codes_k[j * at.dim + d]);
+        sum += std::abs(term);
+        partial += term;
+        peak = std::max({peak, std::abs(term), std::abs(partial)});
+      }
+      const double scale = double{at.q_scale[i]} * at.k_scale[j];
+      largest = std::max(largest, sum * scale);
+      found.score_peak = std::max(found.score_peak, peak * scale * at.softmax_scale);
     }
   }
-  return largest * at.softmax_scale;
-}
-
-AttentionOnCodes::Magnitudes AttentionOnCodes::magnitudes(int64_t job) const {
-  const AttentionHead at = head(job);
-  const auto* codes_v = static_cast<const uint8_t*>(at.v.data);
-  Magnitudes found;
-  found.keys = at.keys;
   for (int64_t j = 0; j < at.keys; ++j)
     for (int64_t d = 0; d < at.dim; ++d)
-      found.value = std::max(found.value, magnitude(codes_v[j * at.dim + d]) * at.v_scale[d]);
-  found.score_error = numeric::dot_bound(numeric::kF32Epsilon, at.dim + 2, score_size(job));
+      found.value = std::max(found.value, size(codes_v[j * at.dim + d]) * at.v_scale[d]);
+  found.score_error = numeric::dot_bound(numeric::kF32Epsilon, at.dim + 2, largest) * at.softmax_scale;
   return found;
 }
 
@@ -128,12 +123,17 @@ std::string AttentionOnCodes::violation(const AttentionRows& got, const Attentio
                                         const Arithmetic& arithmetic) const {
   const int64_t rows = tokens(), dim = problem_.dim;
   for (int64_t job = 0; job < problem_.batch * problem_.heads; ++job) {
-    const auto [value, score_error, keys] = magnitudes(job);
-    const double products = static_cast<double>(dim) / kSegment;
-    // Scores, exp2 within 3e-6, sums; four products between folds.
-    const double relative =
-        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon) +
-        arithmetic.accumulator * (products * score_size(job) + 4);
+    const auto [value, score_error, score_peak, keys] = magnitudes(job);
+    // Scores, exp2 within 3e-6, sums. A tensor core of few bits cuts less than `cut` of the largest term off each term,
+    // so off D / 32 x 33 terms of a score and 4 x 33 of a block's output; errors of either sign add up as the root of
+    // their number.
+    const double cut = arithmetic.accumulator_bits > 0 ? std::ldexp(1.0, -arithmetic.accumulator_bits) : 0.0;
+    const double terms = 33.0 * static_cast<double>(dim) / 32;
+    const double f32 =
+        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
+    const double relative = f32 + cut * (tolerance::kAttentionF32 * terms * score_peak + 4 * 33);
+    const double relative_rms =
+        f32 + cut * (tolerance::kAttentionF32 * std::sqrt(terms) * score_peak + std::sqrt(4 * 33));
     const double most = relative + arithmetic.output + (exact ? tolerance::kAttentionExact : tolerance::kAttentionE4m3);
     double squares = 0;
     for (int64_t i = 0; i < rows; ++i) {
@@ -156,7 +156,7 @@ std::string AttentionOnCodes::violation(const AttentionRows& got, const Attentio
       }
     }
     const double rms = std::sqrt(squares / static_cast<double>(rows * dim));
-    const double most_rms = (tolerance::kAttentionE4m3Rms + relative + arithmetic.output) * value;
+    const double most_rms = (tolerance::kAttentionE4m3Rms + relative_rms + arithmetic.output) * value;
     if (!(rms <= most_rms)) return join("job ", job, ": expected an RMS error of at most ", most_rms, ", got ", rms);
   }
   return {};

@@ -33,13 +33,14 @@ class AttentionOnCodes {
 
   /// reference/, in F32.
   AttentionRows reference() const;
+  /// The arithmetic of an answer, where it is not F32.
+  struct Arithmetic {
+    double output = 0;         // unit roundoff of the output's type
+    int accumulator_bits = 0;  // of the tensor core below the largest of the 33 terms that it adds at once; 0 for F32
+  };
   /// What of an answer is further from the reference's than a kernel's may be, in words; empty when nothing is.
   ///   Numerics  the bound of the CPU entries (tests/kernel/attention_fwd_test.cc), and what the answer's own arithmetic
   ///             adds
-  struct Arithmetic {
-    double output = 0;       // unit roundoff of the output's type
-    double accumulator = 0;  // of a product of 32 terms, relative to the sum of their magnitudes
-  };
   std::string violation(const AttentionRows& got, const AttentionRows& want, bool exact,
                         const Arithmetic& arithmetic) const;
   std::string violation(const AttentionRows& got, const AttentionRows& want, bool exact) const {
@@ -47,14 +48,13 @@ class AttentionOnCodes {
   }
 
   bool column_scales() const { return column_scales_; }
-  /// By job and position: the largest |v| of a visible key, the bound of the error of a score in natural-log units.
+  /// By job and position: the largest |v| of a visible key; in natural-log units the bound of the error of a score, and
+  /// the largest term or partial sum of a score, to which a tensor core aligns the others.
   struct Magnitudes {
-    double value = 0, score_error = 0;
+    double value = 0, score_error = 0, score_peak = 0;
     int64_t keys = 0;
   };
   Magnitudes magnitudes(int64_t job) const;
-  /// The largest sum of |q k| of a score, in natural-log units.
-  double score_size(int64_t job) const;
   int64_t tokens() const { return order_.tokens(); }
   const CodeProblem& problem() const { return problem_; }
   const pattern::TileOrder& order() const { return order_; }

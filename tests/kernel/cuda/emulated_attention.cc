@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -16,9 +17,12 @@ namespace {
 template <AttentionTiling kTiling>
 emulation::Report run_tiling(const AttentionFwdParams& params, int blocks, const emulation::Options& options) {
   constexpr SharedMap kMap = shared_map(kTiling);
-  return emulation::run(
-      {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
+  return emulation::run({.blocks = blocks,
+                         .threads = kThreads,
+                         .registers = kRegistersAtStart,
+                         .shared_bytes = kMap.bytes,
+                         .shared_base = 1024},
+                        options, [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
 }
 
 constexpr AttentionTiling folding(AttentionTiling tiling, int every) {

@@ -49,6 +49,7 @@ emulation::Report run_rows(const QuantizeRowsParams& params, int blocks, int tog
   return emulation::run({.blocks = blocks,
                          .threads = 32 * (quantize_warps(params.heads * kDim) + 1),
                          .shared_bytes = map.bytes,
+                         .shared_base = 1024,
                          .together = together},
                         options, [&] { quantize_rows_sm90a<kDim, kNorm, kTurn>(params); });
 }

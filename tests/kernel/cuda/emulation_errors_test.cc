@@ -124,18 +124,21 @@ TEST(EmulationErrors, ABarrierWithoutItsFenceOrWithoutABarrierOfTheBlock) {
                  load(32);
                }),
                {"without fence.mbarrier_init"});
+  // The barrier of a warp orders the two threads, but is not one of the block.
   expect_error(error_of([] {
                  if (thread_index() == 0) mbarrier_init(kBarrier, 1);
-                 if (thread_index() == 0) sync_warp();
+                 sync_warp();
                  if (thread_index() == 1) mbarrier_wait(kBarrier, 0);
                }),
-               {"barrier"});
+               {"thread 1 ", "which thread 0 made, is used without a barrier of the block"});
 }
 
 TEST(EmulationErrors, AccessesOutOfBoundsMisalignedOrUnwritten) {
   expect_error(error_of([] { store_shared(8192u, 1.0f); }), {"beyond the block's 8192 bytes"});
   expect_error(error_of([] { store_shared(6u, 1.0f); }), {"misaligned"});
   expect_error(error_of([] { load_shared<float>(64); }), {"nothing has written"});
+  expect_error(error_of([] { store_shared(1020u, 1.0f); }, {.threads = 32, .shared_bytes = 64, .shared_base = 1024}),
+               {"beyond the block's 64 bytes from 1024"});
   expect_error(error_of([] {
                  make_barrier(1);
                  store_shared(kBarrier, 1.0f);
@@ -151,6 +154,28 @@ TEST(EmulationErrors, ALoadOverStoresWithoutTheProxyFence) {
                  if (thread_index() == 0) load(64);
                }),
                {"no fence.proxy.async since"});
+}
+
+TEST(EmulationErrors, TensorMapsThatTheDriverRefuses) {
+  const auto error_with = [](const TensorMapSpec& spec) {
+    return error_of([&] {
+      make_barrier(1);
+      if (thread_index() == 0) copy_box_2d(kData, {spec}, 0, 0, kBarrier);
+    });
+  };
+  const TensorMapSpec right{kBytes, 2, 1, {32, 16}, {1, 32}, {32, 8}, Swizzle::k32};
+  TensorMapSpec spec = right;
+  spec.box[1] = 257;
+  expect_error(error_with(spec), {"box of 257 elements in dimension 1"});
+  spec = right;
+  spec.stride[1] = 40;
+  expect_error(error_with(spec), {"stride of 40 bytes in dimension 1"});
+  spec = right;
+  spec.size[1] = 0;
+  expect_error(error_with(spec), {"0 elements in dimension 1"});
+  spec = right;
+  spec.box[0] = 16;
+  expect_error(error_with(spec), {"box of 16 bytes along the innermost dimension does not fit its swizzle"});
 }
 
 TEST(EmulationErrors, NamedBarriersThatDoNotAgree) {
@@ -175,6 +200,12 @@ TEST(EmulationErrors, RegistersThatNobodyGivesUp) {
   expect_error(error_of([] { set_max_registers_raise<240>(); }, {.threads = 512, .registers = 128, .shared_bytes = 0}),
                {"deadlock", "registers 240 for warp"});
   expect_error(error_of([] { set_max_registers_raise<100>(); }), {"multiple of 8"});
+  expect_error(error_of(
+                   [] {
+                     if (thread_index() < 32) set_max_registers_lower<24>();
+                   },
+                   {.threads = 128, .registers = 128, .shared_bytes = 0}),
+               {"setmaxnreg left its warp with 128 registers", "the first warp of its warpgroup with 24"});
 }
 
 // A warpgroup with operands that have been written and fenced, and a fault.

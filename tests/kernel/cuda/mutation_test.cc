@@ -1,13 +1,15 @@
-// The tests of the emulated kernel can fail: every line of it that synchronises is dropped, every wait gets the other
+// The tests of the emulated kernels can fail: every line of one that synchronises is dropped, every wait gets the other
 // parity, every product swaps two registers of its fragment, one at a time, and each fault must be noticed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <set>
 #include <string>
 
 #include "fpsa/base/check.h"
 #include "tests/kernel/cuda/emulated_attention.h"
+#include "tests/kernel/cuda/emulated_bf16.h"
 
 namespace fpsa::kernel::cuda {
 namespace {
@@ -15,6 +17,7 @@ namespace {
 using emulation::Call;
 using emulation::Mutation;
 using testing_support::EmulatedAttention;
+using testing_support::EmulatedBf16;
 using testing_support::EmulatedProblem;
 using testing_support::EmulatedResult;
 
@@ -30,21 +33,37 @@ EmulatedProblem small_problem() {
   return problem;
 }
 
-EmulatedAttention::RunOptions run_options() {
-  EmulatedAttention::RunOptions run;
-  run.blocks = 1;
-  run.type = OutType::kBf16;  // through the staging memory
-  return run;
+// One run of a kernel on that problem, one block of threads, BF16 output: through the staging memory.
+using RunKernel = std::function<EmulatedResult(const emulation::Options&, emulation::Report*)>;
+
+RunKernel run_e4m3() {
+  return [attention = EmulatedAttention(small_problem())](const auto& options, auto* report) {
+    EmulatedAttention::RunOptions run;
+    run.blocks = 1;
+    run.type = OutType::kBf16;
+    return attention.emulated(run, options, report);
+  };
+}
+RunKernel run_bf16() {
+  return [attention = EmulatedBf16(small_problem())](const auto& options, auto* report) {
+    return attention.emulated({.type = OutType::kBf16, .blocks = 1}, options, report);
+  };
 }
 
+struct Kernel {
+  const char* name;
+  RunKernel (*make)();
+  const char* product;
+};
+
 // Whether one of a few seeds ends in an error or in other bits than the kernel's.
-bool noticed(const EmulatedAttention& attention, const EmulatedResult& right, const Mutation& mutation) {
+bool noticed(const RunKernel& run, const EmulatedResult& right, const Mutation& mutation) {
   for (uint64_t seed = 1; seed <= 8; ++seed) {
     emulation::Options options;
     options.seed = seed;
     options.mutation = mutation;
     try {
-      const EmulatedResult got = attention.emulated(run_options(), options);
+      const EmulatedResult got = run(options, nullptr);
       if (got.out != right.out || got.lse != right.lse || got.row_max != right.row_max) return true;
     } catch (const emulation::Error&) {
       return true;
@@ -57,9 +76,9 @@ std::string name_of(const Call& call) {
   return join(call.function, " in ", call.file.substr(call.file.rfind('/') + 1), ":", call.line);
 }
 
-class Mutations : public testing::Test {
+class Mutations : public testing::TestWithParam<Kernel> {
  protected:
-  Mutations() : attention_(small_problem()) { right_ = attention_.emulated(run_options(), {}, &report_); }
+  Mutations() : run_(GetParam().make()) { right_ = run_({}, &report_); }
 
   // Every call of these functions, mutated, must be noticed; returns how many there were.
   int all_noticed(Mutation::Kind kind, const std::set<std::string>& functions) {
@@ -67,54 +86,71 @@ class Mutations : public testing::Test {
     for (const Call& call : report_.calls) {
       if (!functions.contains(call.function)) continue;
       ++count;
-      EXPECT_TRUE(noticed(attention_, right_, {kind, call})) << name_of(call);
+      EXPECT_TRUE(noticed(run_, right_, {kind, call})) << name_of(call);
     }
     return count;
   }
 
-  EmulatedAttention attention_;
+  RunKernel run_;
   emulation::Report report_;
   EmulatedResult right_;
 };
 
-TEST_F(Mutations, NothingChangesWithoutOne) {
+TEST_P(Mutations, NothingChangesWithoutOne) {
   Call elsewhere{"mbarrier_wait", "nowhere", 1};
-  EXPECT_FALSE(noticed(attention_, right_, {Mutation::Kind::kDrop, elsewhere}));
+  EXPECT_FALSE(noticed(run_, right_, {Mutation::Kind::kDrop, elsewhere}));
 }
 
-TEST_F(Mutations, EveryDroppedBarrierAndArrivalIsNoticed) {
+TEST_P(Mutations, EveryDroppedBarrierAndArrivalIsNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"mbarrier_init", "mbarrier_arrive", "mbarrier_arrive_expect_tx",
                                                 "mbarrier_wait", "barrier_arrive", "sync_block"}),
             15);
 }
 
-TEST_F(Mutations, EveryDroppedFenceAndWaitOfTheProductsIsNoticed) {
+TEST_P(Mutations, EveryDroppedFenceAndWaitOfTheProductsIsNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
                         {"fence_barrier_init", "fence_proxy_async", "wgmma_fence", "wgmma_commit", "wgmma_wait"}),
             7);
 }
 
-TEST_F(Mutations, EveryDroppedCopyOrProductIsNoticed) {
-  EXPECT_GE(
-      all_noticed(Mutation::Kind::kDrop, {"copy_box_2d", "copy_box_3d", "copy_bytes", "wgmma_e4m3", "store_matrix_x4"}),
-      7);
+TEST_P(Mutations, EveryDroppedCopyOrProductIsNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
+                        {"copy_box_2d", "copy_box_3d", "copy_bytes", GetParam().product, "store_matrix_x4"}),
+            4);
 }
 
-TEST_F(Mutations, EveryFlippedPhaseIsNoticed) {
+TEST_P(Mutations, EveryFlippedPhaseIsNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kFlip, {"mbarrier_wait"}), 6);
 }
 
-TEST_F(Mutations, TwoSwappedRegistersOfAFragmentAreNoticed) {
-  EXPECT_GE(all_noticed(Mutation::Kind::kSwap, {"wgmma_e4m3"}), 2);
+TEST_P(Mutations, TwoSwappedRegistersOfAFragmentAreNoticed) {
+  EXPECT_GE(all_noticed(Mutation::Kind::kSwap, {GetParam().product}), 2);
 }
 
-TEST_F(Mutations, AGroupThatDoesNotWaitForItsTurnIsNoticed) {
+TEST_P(Mutations, AGroupThatDoesNotWaitForItsTurnIsNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"barrier_sync"}), 1);
 }
 
-TEST_F(Mutations, TheWarpsMeetBeforeTheyLetGo) {
+// That a consumer never asks for more is for the test of the machine code to see: registers are not emulated.
+TEST_P(Mutations, AProducerThatKeepsItsRegistersIsNoticed) {
+  int found = 0, count = 0;
+  for (const Call& call : report_.calls) {
+    if (call.function != "set_max_registers") continue;
+    ++count;
+    found += noticed(run_, right_, {Mutation::Kind::kDrop, call});
+  }
+  EXPECT_EQ(count, 2);
+  EXPECT_GE(found, 1);
+}
+
+TEST_P(Mutations, TheWarpsMeetBeforeTheyLetGo) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"sync_warp"}), 2);
 }
+
+INSTANTIATE_TEST_SUITE_P(Kernels, Mutations,
+                         testing::Values(Kernel{"AttentionFwdE4m3Sm90a", run_e4m3, "wgmma_e4m3"},
+                                         Kernel{"AttentionFwdBf16Sm90a", run_bf16, "wgmma_bf16"}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace fpsa::kernel::cuda

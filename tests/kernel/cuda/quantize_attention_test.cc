@@ -105,7 +105,8 @@ TEST(QuantizeThenAttention, HasTheOutputOfTheCpuFromTheSameProjections) {
   params.out = {out.data(), OutType::kF32, kHeads * tokens * kDim, tokens * kDim, kDim};
   params.lse = lse.data();
   constexpr AttentionTiling kTiling = choose_tiling(kDim, false, false);
-  emulation::run({.blocks = 2, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = shared_map(kTiling).bytes},
+  emulation::run({.blocks = 2, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = shared_map(kTiling).bytes,
+                  .shared_base = 1024},
                  {}, [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
 
   // The bounds of the attention kernel on the same codes.
@@ -113,12 +114,12 @@ TEST(QuantizeThenAttention, HasTheOutputOfTheCpuFromTheSameProjections) {
   EXPECT_EQ(out, same_codes.out);
   EXPECT_EQ(lse, same_codes.lse);
   for (int64_t job = 0; job < kJobs; ++job) {
-    const auto [value, score_error, keys] = attention.magnitudes(job);
-    const double relative =
-        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
+    const auto found = attention.magnitudes(job);
+    const double relative = tolerance::kAttentionF32 *
+                            (found.score_error + 3e-6 + static_cast<double>(found.keys + 2) * numeric::kF32Epsilon);
     for (int64_t i = job * tokens * kDim; i < (job + 1) * tokens * kDim; ++i)
       ASSERT_NEAR(out[static_cast<size_t>(i)], want.out[static_cast<size_t>(i)],
-                  (relative + tolerance::kAttentionE4m3) * value)
+                  (relative + tolerance::kAttentionE4m3) * found.value)
           << "element " << i;
   }
 }

@@ -16,13 +16,13 @@ using testing_support::EmulatedQuantize;
 using testing_support::QuantizeProblem;
 using testing_support::QuantizeResult;
 
-// Units close behind one another, blocks that run together and more quads than stages: codes come before their
-// magnitudes unless they wait, and stages are used again. Rows of several warps.
+// Every quad a unit, its codes the step after its magnitudes, and blocks that run together: codes come too early unless
+// they wait, and magnitudes unless they are complete. More quads than stages, two warps to a row, ragged tiles.
 QuantizeProblem small_problem() {
   QuantizeProblem problem;
   problem.grid = {1, 4, 10};
-  problem.tile = {1, 4, 4};
-  problem.granularity = problem.tile;
+  problem.tile = {1, 4, 8};
+  problem.granularity = {1, 1, 4};
   problem.heads = 7;
   problem.lag = 0;
   return problem;

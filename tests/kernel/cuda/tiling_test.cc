@@ -165,7 +165,12 @@ TEST(AttentionTiling, EveryChoiceFitsTheMultiprocessor) {
         EXPECT_EQ(map.scales % 128, 0u);
         EXPECT_EQ(map.staging % 16, 0u);
         EXPECT_EQ(map.barriers % 8, 0u);
-        EXPECT_LT(map.staging + kConsumers * map.staging_bytes, map.scales + 128);
+        // Parts follow each other without overlap.
+        EXPECT_GE(map.keys, map.queries + kConsumers * map.query_bytes);
+        EXPECT_GE(map.values, map.keys + static_cast<uint32_t>(tiling.stages) * map.key_bytes);
+        EXPECT_GE(map.staging, map.values + static_cast<uint32_t>(tiling.stages) * map.value_bytes);
+        EXPECT_GE(map.scales, map.staging + kConsumers * map.staging_bytes);
+        EXPECT_GE(map.barriers, map.scales + static_cast<uint32_t>(tiling.stages) * map.scale_bytes);
         EXPECT_EQ(tiling.keys % 64, 0);
       }
 }

@@ -28,7 +28,7 @@ Block::Block(const Launch& launch, const Options& options, int index, const std:
                   failure_ = std::current_exception();
                 }
               }),
-      shared_(*this, launch.shared_bytes),
+      shared_(*this, launch.shared_base, launch.shared_bytes),
       barriers_(*this),
       copies_(*this),
       registers_(*this),
@@ -129,6 +129,7 @@ bool Block::advance(uint64_t steps) {
   while (happen()) {
   }
   barriers_.check_idle_at_exit();
+  registers_.check_warpgroups_at_exit();
   return false;
 }
 

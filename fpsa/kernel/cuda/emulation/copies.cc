@@ -20,6 +20,16 @@ Copies::Copy Copies::box(const TensorMapSpec& map, const int* at, uint32_t share
   if (inner % 16 != 0 || (map.swizzle != Swizzle::kNone && inner != static_cast<uint32_t>(swizzle_bytes(map.swizzle))))
     block_.fail(site, "box of ", inner, " bytes along the innermost dimension does not fit its swizzle");
   if (reinterpret_cast<uintptr_t>(map.data) % 16 != 0) block_.fail(site, "tensor map: misaligned array");
+  // What cuTensorMapEncodeTiled would refuse.
+  for (int i = 0; i < map.rank; ++i) {
+    if (map.box[i] < 1 || map.box[i] > 256)
+      block_.fail(site, "tensor map: box of ", map.box[i], " elements in dimension ", i, ": expected 1 to 256");
+    if (map.size[i] < 1 || map.size[i] > uint64_t{1} << 32)
+      block_.fail(site, "tensor map: ", map.size[i], " elements in dimension ", i, ": expected 1 to 2^32");
+    if (i > 0 && (map.stride[i] % 16 != 0 || map.stride[i] >= uint64_t{1} << 40))
+      block_.fail(site, "tensor map: stride of ", map.stride[i], " bytes in dimension ", i,
+                  ": expected a multiple of 16 below 2^40");
+  }
   Copy copy;
   copy.swizzle = map.swizzle;
   copy.thread = block_.self();

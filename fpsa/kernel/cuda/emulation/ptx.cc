@@ -62,7 +62,7 @@ int grid_blocks() {
   return Block::current().launch().blocks;
 }
 SharedAddress shared_memory() {
-  return 0;
+  return Block::current().launch().shared_base;
 }
 void shared_read(SharedAddress address, void* into, int bytes, Site site) {
   Block& block = Block::current();

@@ -58,6 +58,7 @@ struct Launch {
   int threads = 128;          // of a block, a multiple of 32
   int registers = 128;        // of a thread at the start, for setmaxnreg
   uint32_t shared_bytes = 0;  // dynamic
+  uint32_t shared_base = 0;   // where they begin; 1024 on sm_90, whose system has the first ones
   int together = 1;           // blocks that run at the same time
 };
 

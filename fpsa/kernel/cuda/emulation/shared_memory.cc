@@ -6,13 +6,17 @@
 
 namespace fpsa::kernel::cuda::emulation {
 
-SharedMemory::SharedMemory(Block& block, uint32_t bytes)
-    : block_(block), bytes_(bytes, 0xa5), history_(bytes), fences_(static_cast<size_t>(block.threads())) {}
+SharedMemory::SharedMemory(Block& block, uint32_t base, uint32_t bytes)
+    : block_(block),
+      base_(base),
+      bytes_(base + bytes, 0xa5),
+      history_(bytes_.size()),
+      fences_(static_cast<size_t>(block.threads())) {}
 
 void SharedMemory::check_bounds(uint32_t address, uint32_t bytes, Site site, const char* what) {
-  if (uint64_t{address} + bytes > bytes_.size())
-    block_.fail(site, what, " of ", bytes, " bytes at shared address ", address, ", beyond the block's ", bytes_.size(),
-                " bytes");
+  if (address < base_ || uint64_t{address} + bytes > bytes_.size())
+    block_.fail(site, what, " of ", bytes, " bytes at shared address ", address, ", beyond the block's ",
+                bytes_.size() - base_, " bytes from ", base_);
 }
 
 void SharedMemory::check_there(const History& byte, uint32_t address, int thread, Site site, const char* what) {

@@ -12,7 +12,7 @@ class Block;
 
 class SharedMemory {
  public:
-  SharedMemory(Block& block, uint32_t bytes);
+  SharedMemory(Block& block, uint32_t base, uint32_t bytes);
 
   // Ordinary accesses of the current thread (the generic proxy).
   void read(uint32_t address, void* into, uint32_t bytes, Site site);
@@ -45,7 +45,8 @@ class SharedMemory {
   void check_fenced(const History& byte, uint32_t address, int thread, Site site, const char* what);
 
   Block& block_;
-  std::vector<uint8_t> bytes_;
+  uint32_t base_;
+  std::vector<uint8_t> bytes_;  // by address, those below base_ too
   std::vector<History> history_;
   std::vector<uint64_t> fences_;  // of each thread
 };

@@ -111,4 +111,13 @@ void RegisterPool::set(int warp, int registers, bool raise, Site site) {
   block_.notify(this);
 }
 
+void RegisterPool::check_warpgroups_at_exit() const {
+  for (int warp = 0; warp < block_.threads() / 32; ++warp) {
+    const int mine = of_thread_[static_cast<size_t>(warp)], first = of_thread_[static_cast<size_t>(warp / 4 * 4)];
+    if (mine != first)
+      block_.fail_for(warp * 32, {}, "setmaxnreg left its warp with ", mine,
+                      " registers a thread and the first warp of its warpgroup with ", first);
+  }
+}
+
 }  // namespace fpsa::kernel::cuda::emulation

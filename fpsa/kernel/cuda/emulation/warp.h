@@ -47,6 +47,8 @@ class RegisterPool {
  public:
   explicit RegisterPool(Block& block);
   void set(int warp, int registers, bool raise, Site site);
+  /// setmaxnreg is for all four warps of a warpgroup or none.
+  void check_warpgroups_at_exit() const;
 
  private:
   Block& block_;

@@ -32,8 +32,8 @@ struct TensorMap {
   TensorMapSpec spec;
 };
 #else
-/// What cuTensorMapEncodeTiled makes of a spec.
-struct alignas(64) TensorMap {
+/// What cuTensorMapEncodeTiled makes of a spec; CUDA 13 aligns its CUtensorMap to 128 bytes.
+struct alignas(128) TensorMap {
   uint64_t opaque[16];
 };
 #endif

@@ -23,6 +23,12 @@ FPSA_BOTH uint64_t matrix_descriptor(SharedAddress address, Swizzle swizzle, uin
          static_cast<uint64_t>((stride_bytes & 0x3ffff) >> 4) << 32 | static_cast<uint64_t>(swizzle) << 62;
 }
 
+/// The descriptor of the same operand `bytes` further on: one addition, where making it anew takes several.
+FPSA_BOTH uint64_t advance_descriptor(uint64_t descriptor, uint32_t bytes) {
+  // The address cannot carry out of its bits.
+  return (descriptor & 0xffffffff00000000u) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
+}
+
 /// Which index of an operand in shared memory runs within a row: K, or the other one (A's M, B's N).
 enum class Major : int { kK = 0, kMn = 1 };
 

@@ -12,7 +12,7 @@ inline constexpr int kQuantizeStages = 2;      // quads in shared memory: one in
 inline constexpr int kStepColumns = 256;       // that a warp takes at a time, 8 a thread
 inline constexpr int kMostQuantizeWarps = 10;  // of a block beside the one that brings rows
 inline constexpr int kMostQuantizeThreads = 32 * (kMostQuantizeWarps + 1);
-inline constexpr int64_t kMostQuantizeWidth = 11136;  // heads x dim: so that two stages and the weights fit
+inline constexpr int64_t kMostQuantizeWidth = 10944;  // heads x dim: so that two stages and the weights fit
 
 /// Warps that compute: as few as make the steps of a row as short as ten would; a row of 5120 is 20 steps, two for each
 /// of ten warps, and one of 1536 is six, one for each of six.
@@ -36,7 +36,7 @@ FPSA_BOTH QuantizeMap quantize_map(int heads, int dim, bool norm, bool turn) {
   map.turn_bytes = turn ? 4 * static_cast<uint32_t>(dim) : 0;
   map.turns = kQuad * map.row_bytes;
   map.quads = map.turns + kQuad * map.turn_bytes;
-  map.factors = map.quads + 4 * kQuadWords;  // by row and head: the scale and what divides by it
+  map.factors = map.quads + 4 * kQuadWords;  // by head and row: the scale and what divides by it
   map.stage_bytes = (map.factors + 8 * kQuad * static_cast<uint32_t>(heads) + 127) / 128 * 128;
   map.weights = kQuantizeStages * map.stage_bytes;
   map.barriers = map.weights + (norm ? 4 * width : 0);
