@@ -48,7 +48,8 @@ add_library(fpsa::torch ALIAS fpsa_torch_headers)
 target_include_directories(fpsa_torch_headers SYSTEM INTERFACE
   ${FPSA_TORCH_DIR}/include ${FPSA_TORCH_DIR}/include/torch/csrc/api/include)
 target_link_libraries(fpsa_torch_headers INTERFACE
-  ${FPSA_TORCH_DIR}/lib/libtorch.so ${FPSA_TORCH_DIR}/lib/libtorch_cpu.so ${FPSA_TORCH_DIR}/lib/libc10.so
+  # Nothing of libtorch.so itself is used, but it brings libtorch_cuda where the wheel has one.
+  -Wl,--push-state,--no-as-needed ${FPSA_TORCH_DIR}/lib/libtorch.so -Wl,--pop-state ${FPSA_TORCH_DIR}/lib/libtorch_cpu.so ${FPSA_TORCH_DIR}/lib/libc10.so
   ${FPSA_OPENMP_RUNTIME} Threads::Threads)
 separate_arguments(FPSA_OPENMP_FLAGS UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
 target_compile_options(fpsa_torch_headers INTERFACE ${FPSA_OPENMP_FLAGS})

@@ -44,5 +44,7 @@ inline constexpr double kMergedLoraE4m3 = 0.02;  // the same with an E4M3 feed-f
 
 inline constexpr double kLpips = 1e-4;  // LPIPS in F32 by other convolution routines: sums of up to 3456 products, squared differences, relative
 
+inline constexpr double kGpuLse = 1e-3;  // LSE on a GPU against the CPU's, relative L2: scores whose FP8 products keep 2^-13 of terms up to 7, 4 products, over LSE of 5
+
 }  // namespace fpsa::tolerance
 // clang-format on

@@ -1,8 +1,9 @@
 // Dense self-attention, the baseline of every method.
 #include "fpsa/accel/recorder.h"
-#include "fpsa/kernel/table.h"
+#include "fpsa/accel/torch_dense.h"
 #include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/composed.h"
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/views.h"
 
 namespace fpsa::accel {
@@ -12,9 +13,14 @@ class Dense : public RecordingMethod {
  protected:
   at::Tensor compute(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const nn::AttentionContext&,
                      Explain& entry) override {
+    const bool gradients = ops::gradients_wanted({q, k, v});
+    if (q.device().is_cuda() && q.dim() == 4) {
+      const ops::CudaRequest request{q.scalar_type(), q.size(3), ops::Precision::kNone};
+      if (const auto refusal = ops::cuda_refusal(q, request); !refusal.empty())
+        return torch_dense(q, k, v, refusal, entry);
+    }
     entry.method = entry.pattern = "dense";
     entry.granularity = '-';
-    const bool gradients = ops::gradients_wanted({q, k, v});
     if (gradients && q.scalar_type() == at::kDouble) {
       entry.kernel = "composed_attention";
       entry.isa = "torch";
@@ -23,7 +29,7 @@ class Dense : public RecordingMethod {
     }
     const auto result = gradients ? ops::differentiable_dense_attention(q, k, v) : ops::dense_attention(q, k, v);
     entry.kernel = result.kernel;
-    entry.isa = kernel::isa_name(result.isa);
+    entry.isa = result.isa_name;
     entry.reason = "dense at every step";
     return result.out;
   }

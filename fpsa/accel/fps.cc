@@ -7,10 +7,12 @@
 #include "fpsa/accel/head_runs.h"
 #include "fpsa/accel/precision.h"
 #include "fpsa/accel/recorder.h"
+#include "fpsa/accel/torch_dense.h"
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
 #include "fpsa/ops/attention_grad.h"
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/p_coding.h"
 #include "fpsa/ops/plan.h"
 #include "fpsa/ops/prepass.h"
@@ -25,8 +27,9 @@ using schedule::Schedule;
 
 class Fps : public RecordingMethod {
  public:
-  Fps(Schedule schedule, std::string name, std::optional<ops::PCoding> coding = std::nullopt)
-      : schedule_(std::move(schedule)), name_(std::move(name)), coding_(coding) {
+  // or_dense: torch's dense attention where the kernels do not serve a CUDA device
+  Fps(Schedule schedule, std::string name, std::optional<ops::PCoding> coding = std::nullopt, bool or_dense = false)
+      : schedule_(std::move(schedule)), name_(std::move(name)), coding_(coding), or_dense_(or_dense) {
     schedule::validate(schedule_);
   }
 
@@ -39,6 +42,9 @@ class Fps : public RecordingMethod {
                " tokens of grid ", pattern::to_string(context.grid), ", got ", q.size(1));
     const auto runs = head_runs(schedule_, phase_of(context), context.layer, q.size(2));
     const bool gradients = ops::gradients_wanted({q, k, v});
+    if (or_dense_ && q.device().is_cuda())
+      if (const auto refusal = refusal_of(runs, q); !refusal.empty())
+        return torch_dense(q, k, v, refusal, entry);
     FPSA_CHECK(!gradients || !coding_, name_, ": an emulated coding of P has no backward; run without gradients");
     // Autograd needs tensors of their own for the runs of heads.
     auto out = gradients ? at::Tensor() : at::empty(q.sizes(), q.options());
@@ -54,7 +60,7 @@ class Fps : public RecordingMethod {
                           : emulated(run) ? emulate(heads(q), heads(k), heads(v), *plan, heads(out))
                                           : ops::attention(heads(q), heads(k), heads(v), *plan, options);
       if (gradients) parts.push_back(result.out);
-      explain_run(run, q.size(2), schedule_, *plan, {result.kernel, result.coder, result.isa}, entry);
+      explain_run(run, q.size(2), schedule_, *plan, {result.kernel, result.coder, result.isa_name}, entry);
     }
     explain_reason(runs, schedule_, context.step, context.num_steps, entry);
     return gradients ? (parts.size() == 1 ? parts[0] : at::cat(parts, 2)) : out;
@@ -62,10 +68,11 @@ class Fps : public RecordingMethod {
 
   // Where all heads are quantised alike: a norm spans all heads, so codes of some of them are not fused with it.
   at::Tensor compute_projected(const nn::Projections& x, const nn::AttentionContext& context, Explain& entry) override {
-    if (ops::gradients_wanted({x.q, x.k, x.v, x.q_weight, x.k_weight}) || !ops::preparable(x.q, x.heads)) return {};
+    if (ops::gradients_wanted({x.q, x.k, x.v, x.q_weight, x.k_weight})) return {};
     check_fits(context, x.heads);
     const auto runs = head_runs(schedule_, phase_of(context), context.layer, x.heads);
     if (runs.size() != 1 || runs[0].setting.quant == Quant::kNone || emulated(runs[0])) return {};
+    if (!ops::projectable(x.q, x.heads, attention_options(runs[0].setting.quant).precision)) return {};
     const auto plan = plan_of(runs[0], schedule_, context.grid);
     const auto options = attention_options(runs[0].setting.quant);
     auto result = ops::attention_of_projected({.q = x.q,
@@ -79,12 +86,23 @@ class Fps : public RecordingMethod {
                                               *plan, options.precision, options.smooth_keys);
     entry.method = name_;
     entry.density = 0;
-    explain_run(runs[0], x.heads, schedule_, *plan, {result.kernel, result.coder, result.isa}, entry);
+    explain_run(runs[0], x.heads, schedule_, *plan, {result.kernel, result.coder, result.isa_name}, entry);
     explain_reason(runs, schedule_, context.step, context.num_steps, entry);
     return result.out;
   }
 
  private:
+  // Why the CUDA kernels do not take some of the heads; empty when they take all.
+  static std::string refusal_of(const std::vector<HeadRun>& runs, const at::Tensor& q) {
+    for (const HeadRun& run : runs) {
+      const auto options = attention_options(run.setting.quant);
+      const auto refusal =
+          ops::cuda_refusal(q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys});
+      if (!refusal.empty()) return refusal;
+    }
+    return {};
+  }
+
   bool emulated(const HeadRun& run) const { return coding_ && run.setting.quant == Quant::kE4m3; }
 
   ops::AttentionResult emulate(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const ops::Plan& plan,
@@ -92,6 +110,7 @@ class Fps : public RecordingMethod {
     ops::AttentionResult result;
     result.out = out.copy_(ops::attention_of_coding(q, k, v, plan, *coding_));
     result.kernel = "emulated_e4m3";
+    result.isa_name = "torch";
     return result;
   }
 
@@ -111,6 +130,7 @@ class Fps : public RecordingMethod {
   Schedule schedule_;
   std::string name_;
   std::optional<ops::PCoding> coding_;
+  bool or_dense_;
   Grid checked_grid_{0, 0, 0};
   int64_t checked_layers_ = -1, checked_heads_ = -1;
 };
@@ -150,6 +170,10 @@ std::unique_ptr<Method> make_fps(Schedule schedule) {
 
 std::unique_ptr<Method> make_fps(Schedule schedule, const ops::PCoding& coding) {
   return std::make_unique<Fps>(std::move(schedule), "fps", coding);
+}
+
+std::unique_ptr<Method> make_fps_or_torch_dense(Schedule schedule) {
+  return std::make_unique<Fps>(std::move(schedule), "fps", std::nullopt, /*or_dense=*/true);
 }
 
 std::unique_ptr<Method> make_sta(Schedule schedule) {

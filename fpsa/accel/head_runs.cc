@@ -71,7 +71,7 @@ void explain_run(const HeadRun& run, int64_t heads, const Schedule& schedule, co
   // One name is enough when all heads took the same kernel.
   if (entry.kernel.find(entries.kernel) == std::string::npos) {
     add(entry.kernel, std::string(entries.kernel));
-    add(entry.isa, std::string(kernel::isa_name(entries.isa)));
+    add(entry.isa, std::string(entries.isa));
   }
   if (entry.coder.empty()) entry.coder = entries.coder;
   entry.density += plan.density() * static_cast<double>(run.count) / static_cast<double>(heads);
@@ -113,7 +113,7 @@ Explain explain_scheduled(const Schedule& schedule, const nn::AttentionContext& 
     spec.precision = options.precision;
     spec.smooth_keys = options.smooth_keys;
     const plan::AttentionPlan planned(plan, spec);
-    Entries entries{planned.entry().name, {}, planned.entry().isa};
+    Entries entries{planned.entry().name, {}, kernel::isa_name(planned.entry().isa)};
     if (planned.quantizer()) entries.coder = planned.quantizer()->name;
     explain_run(run, heads, schedule, *plan, entries, entry);
   }

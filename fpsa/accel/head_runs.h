@@ -31,7 +31,7 @@ std::shared_ptr<const ops::Plan> plan_of(const HeadRun& run, const schedule::Sch
 /// Which functions compute a run.
 struct Entries {
   std::string_view kernel, coder;  // coder is empty without quantisation
-  kernel::Isa isa = kernel::Isa::kReference;
+  std::string_view isa;
 };
 
 /// Adds a run to an entry: pattern, granularity, kernel, and its heads' share of the density.

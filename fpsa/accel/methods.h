@@ -43,7 +43,8 @@ class Method : public nn::AttentionMethod {
 };
 
 /// Dense attention in the dtype of q: the baseline. Gradients by the backward kernels;
-/// in F64, which they do not have, by ops::composed_attention.
+/// in F64, which they do not have, by ops::composed_attention. On CUDA what our kernels do not serve is torch's, said in
+/// the report.
 std::unique_ptr<Method> make_dense();
 
 /// FPSAttention: windows and quantisation from the schedule. Gradients by the backward kernels over the same tiles and
@@ -54,6 +55,10 @@ std::unique_ptr<Method> make_fps(schedule::Schedule schedule);
 
 /// The same with another coding of P wherever it is E4M3, emulated: slow, for questions of precision. No gradients.
 std::unique_ptr<Method> make_fps(schedule::Schedule schedule, const ops::PCoding& coding);
+
+/// make_fps() for a user who leaves the choice to us: where a CUDA device, head dim or dtype has no kernels of ours, all
+/// heads take torch's dense attention, and the report says so and why. On a CPU it is make_fps().
+std::unique_ptr<Method> make_fps_or_torch_dense(schedule::Schedule schedule);
 
 /// The schedule's windows and patterns without quantisation.
 std::unique_ptr<Method> make_sta(schedule::Schedule schedule);

@@ -130,8 +130,11 @@ TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
   m.impl("scheduled_attention_backward", backward);
 }
 
-// There are no kernels for it yet: the checks of the CPU's entry say so in words.
-TORCH_LIBRARY_IMPL(fpsa, CUDA, m) { m.impl("scheduled_attention", forward); }
+// The same functions: ops looks at the device, and says in words what has no kernels there.
+TORCH_LIBRARY_IMPL(fpsa, CUDA, m) {
+  m.impl("scheduled_attention", forward);
+  m.impl("scheduled_attention_backward", backward);
+}
 
 TORCH_LIBRARY_IMPL(fpsa, AutocastCPU, m) { m.impl("scheduled_attention", forward_autocast); }
 

@@ -23,7 +23,7 @@ struct Part {
 };
 
 int64_t heads_of(const at::Tensor& q, const ScheduledCall& call) {
-  ops::check_tokens(q, "attention", "q", call.heads_first);
+  ops::check_tokens(q, "attention", "q", call.heads_first, ops::Devices::kCpuAndCuda);
   return q.size(call.heads_first ? 1 : 2);
 }
 
@@ -99,7 +99,7 @@ ScheduledResult scheduled_attention(const at::Tensor& q, const at::Tensor& k, co
                                     const ScheduledCall& call) {
   const auto parts = parts_of(q, call);
   for (const auto& [name, x] : {std::pair("k", &k), {"v", &v}}) {
-    ops::check_tokens(*x, "attention", name, call.heads_first);
+    ops::check_tokens(*x, "attention", name, call.heads_first, ops::Devices::kCpuAndCuda);
     ops::check_like_q(ops::tokens_first(*x, call.heads_first), name, ops::tokens_first(q, call.heads_first), "attention");
   }
   const bool coded = call.save && call.schedule && has_e4m3(*call.schedule);

@@ -69,7 +69,9 @@ AttentionChoice choose_attention(const GenerateOptions& options, const std::vect
   choice.e4m3_feed_forward =
       found.schedule.feed_forward == schedule::Quant::kE4m3 && (choice.name == "fps" || choice.name == "fp8");
   if (choice.e4m3_feed_forward) choice.reason += ", feed-forward in e4m3";
-  if (choice.name == "fps") choice.method = accel::make_fps(std::move(found.schedule));
+  if (choice.name == "fps")
+    choice.method = options.attention == "auto" ? accel::make_fps_or_torch_dense(std::move(found.schedule))
+                                                : accel::make_fps(std::move(found.schedule));
   if (choice.name == "sta") choice.method = accel::make_sta(std::move(found.schedule));
   if (choice.name == "fp8") choice.method = accel::make_fp8(std::move(found.schedule));
   if (choice.name == "int8") choice.method = accel::make_int8(std::move(found.schedule));

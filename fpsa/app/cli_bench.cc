@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <cstdlib>
+#include <iostream>
 #include <memory>
 
 #include "fpsa/app/bench_attention.h"
@@ -12,6 +13,9 @@
 #include "fpsa/app/machine.h"
 #include "fpsa/app/outputs.h"
 #include "fpsa/app/usage_error.h"
+#include "fpsa/base/check.h"
+#include "fpsa/bench/gpu_bench.h"
+#include "fpsa/io/atomic_file.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/environment.h"
 
@@ -21,7 +25,7 @@ namespace {
 struct BenchFlags {
   bench::AttentionBenchOptions options;
   int64_t threads = 0;
-  std::string isa;
+  std::string isa, device = "cpu", python = "python3";
   bool quick = false, full = false;
 };
 
@@ -29,7 +33,28 @@ int threads_of(int64_t wanted) {
   return wanted > 0 ? static_cast<int>(wanted) : available_processors();
 }
 
+void run_on_gpu(const BenchFlags& flags) {
+  const auto& options = flags.options;
+  FPSA_USAGE_CHECK(flags.isa.empty() && options.only.empty() && !flags.quick && !flags.full,
+                   "--device: with cuda expected none of --isa, --only, --quick and --full, which are of the bench on "
+                   "CPUs; leave them off");
+  if (!options.json.empty()) check_writable_file("--json", options.json, 1 << 20);
+  fpsa::bench::GpuBenchOptions wanted;
+  wanted.python = flags.python;
+  const auto report =
+      fpsa::bench::run_gpu_bench(wanted, [](const std::string& line) { std::cerr << "fpsa: " << line << '\n'; });
+  std::cout << report.to_text();
+  if (!options.json.empty()) {
+    const WritingFiles writing;
+    io::write_file(options.json, report.to_json());
+  }
+  const auto failures = report.failures();
+  FPSA_CHECK(failures.empty(), "bench: ", failures.size(), " of its cases failed, see above; the first: ",
+             failures.empty() ? "" : failures.front());
+}
+
 void run(BenchFlags& flags) {
+  if (flags.device == "cuda") return run_on_gpu(flags);
   FPSA_USAGE_CHECK(!(flags.quick && flags.full), "--quick: expected at most one of --quick and --full, got both");
   ops::apply_environment();
   if (!flags.isa.empty()) {
@@ -63,6 +88,8 @@ void add_bench_command(CLI::App& app) {
   // force_isa() checks it: a level that this machine lacks has a message of its own.
   add_text(*attention, "--isa", flags->isa, "Use the kernels of this instruction set level, not the best")
       ->type_name(levels);
+  add_choice(*attention, "--device", flags->device, {"cpu", "cuda"}, "Kernels of the CPU, or of a GPU [cpu]");
+  add_text(*attention, "--python", flags->python, "With --device cuda: the Python that times peers [python3]");
   add_choice(*attention, "--only", flags->options.only, bench::attention_groups(), "Only this group of cases");
   add_switch(*attention, "--quick", flags->quick, "Tiny shapes, seconds: that everything works, not how fast");
   add_switch(*attention, "--full", flags->full, "Every shape, head dims 64 to 256");

@@ -53,6 +53,13 @@ void print_machine(bool json) {
     std::cout << ' ' << name.get<std::string>();
   std::cout << "\nGPU        " << machine["torch_cuda_devices"] << " that torch can drive; CUDA kernels "
             << (machine["cuda_kernels"].get<bool>() ? "in this build" : "not in this build") << '\n';
+  for (const auto& gpu : machine["cuda_devices"])
+    std::cout << "           " << gpu["name"].get<std::string>() << ", compute capability "
+              << gpu["compute_capability"].get<std::string>() << ", " << gpu["multiprocessors"] << " multiprocessors, "
+              << bytes_text(gpu["memory_bytes"])
+              << (gpu["runs_kernels"].get<bool>() ? ": runs the kernels" : ": does not run the kernels") << '\n';
+  if (const auto reason = machine["cuda_reason"].get<std::string>(); !reason.empty())
+    std::cout << "           " << reason << '\n';
 }
 
 void print_schedule(const schedule::Schedule& schedule, const std::string& origin) {

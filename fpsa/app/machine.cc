@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "fpsa/base/check.h"
 #include "fpsa/kernel/cuda/cuda.h"
 #include "fpsa/kernel/table.h"
 
@@ -110,6 +111,13 @@ nlohmann::json describe_machine() {
   auto levels = nlohmann::json::array();
   for (const auto isa : kernel::all_isas())
     if (isa <= kernel::detected_isa()) levels.push_back(kernel::isa_name(isa));
+  auto gpus = nlohmann::json::array();
+  for (const auto& gpu : kernel::cuda::devices())
+    gpus.push_back({{"name", gpu.name},
+                    {"compute_capability", join(gpu.major, '.', gpu.minor)},
+                    {"multiprocessors", gpu.multiprocessors},
+                    {"memory_bytes", gpu.memory_bytes},
+                    {"runs_kernels", gpu.runs_sm90a()}});
   return {{"processor", processor_name()},
           {"logical_processors", available_processors()},
           {"threads", at::get_num_threads()},
@@ -120,7 +128,9 @@ nlohmann::json describe_machine() {
           {"memory_available_bytes", memory.available_bytes},
           {"torch", TORCH_VERSION},
           {"torch_cuda_devices", cuda_device_count()},
-          {"cuda_kernels", kernel::cuda::available()}};
+          {"cuda_kernels", kernel::cuda::built()},
+          {"cuda_reason", kernel::cuda::unavailable_reason()},
+          {"cuda_devices", gpus}};
 }
 
 }  // namespace fpsa::app

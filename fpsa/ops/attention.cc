@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/ops/parallel.h"
 #include "fpsa/ops/views.h"
@@ -100,7 +101,7 @@ plan::AttentionSpec spec_of(const Call& call, const AttentionOptions& options) {
 }
 
 void run(Call& call, const plan::AttentionPlan& planned) {
-  auto& [out, lse, row_max, exact, kernel, coder, isa] = call.result;
+  auto& [out, lse, row_max, exact, kernel, coder, isa, isa_name] = call.result;
   const plan::Inputs inputs{source_of(call.q), source_of(call.k), source_of(call.v)};
   auto target = [](const at::Tensor& x) {
     return plan::Target{x.mutable_data_ptr(), x.stride(0), x.stride(2), x.stride(1)};
@@ -114,12 +115,14 @@ void run(Call& call, const plan::AttentionPlan& planned) {
   kernel = planned.entry().name;
   if (planned.quantizer()) coder = planned.quantizer()->name;
   isa = planned.entry().isa;
+  isa_name = kernel::isa_name(isa);
 }
 
 }  // namespace
 
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                           const AttentionOptions& options) {
+  if (q.defined() && q.device().is_cuda()) return cuda_attention(q, k, v, plan, options);
   constexpr const char* kOp = "attention";
   Call call = checked(q, k, v, options, kOp);
   check_grid(plan, call.q.size(1), kOp, "q");
@@ -137,6 +140,7 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
   constexpr const char* kOp = "dense_attention";
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
               ": quantisation needs a grid and a granularity; call attention with a plan");
+  if (q.defined() && q.device().is_cuda()) return cuda_dense_attention(q, k, v, options);
   Call call = checked(q, k, v, options, kOp);
   allocate(call, q, k, v, options, kOp);
   if (call.heads() > 0) run(call, plan::AttentionPlan(call.q.size(1), call.k.size(1), spec_of(call, options)));

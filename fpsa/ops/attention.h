@@ -37,9 +37,10 @@ struct AttentionResult {
   std::string_view kernel;  // the entry that ran
   std::string_view coder;   // the entry that made the codes; empty at precision kNone
   kernel::Isa isa = kernel::Isa::kReference;
+  std::string_view isa_name;  // of isa; "sm90a" on CUDA, where isa means nothing
 };
 
-/// out = softmax(scale q k^T over the plan's visible keys) v.
+/// out = softmax(scale q k^T over the plan's visible keys) v. CUDA tensors: ops/cuda_attention.h.
 ///   Shapes    q, k, v, out [B,L,H,D] (or heads first), L = plan.tokens(), raster order; D a multiple of 8, 8 to 256
 ///   Layout    any strides whose innermost is 1 are read in place
 ///   Numerics  F32 or BF16 in and out, all alike; kernel/attention.h says how. A plan that is dense, at precision

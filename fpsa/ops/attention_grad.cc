@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fpsa/kernel/table.h"
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/ops/fork.h"
 #include "fpsa/ops/quantize.h"
@@ -325,6 +326,7 @@ AttentionGradients attention_backward(const at::Tensor& d_out, const at::Tensor&
                                       const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
                                       const AttentionOptions& options) {
   constexpr const char* kOp = "attention_backward";
+  if (q.device().is_cuda()) return cuda_attention_backward(d_out, q, k, v, forward, plan, options);
   const Call call = checked(d_out, q, k, v, forward, options, kOp);
   check_grid(plan, call.q.size(1), kOp, "q");
   check_grid(plan, call.k.size(1), kOp, "k");
@@ -348,6 +350,10 @@ AttentionGradients dense_attention_backward(const at::Tensor& d_out, const at::T
   constexpr const char* kOp = "dense_attention_backward";
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
               ": quantisation needs a grid and a granularity; call attention_backward with a plan");
+  if (q.device().is_cuda()) {
+    const int64_t tokens = q.size(options.heads_first ? 2 : 1);
+    return cuda_attention_backward(d_out, q, k, v, forward, *cuda_dense_plan(tokens), options);
+  }
   const Call call = checked(d_out, q, k, v, forward, options, kOp);
   const auto all = kernel::Visibility::dense(call.k.size(1), call.q.size(1));
   run_plain(call, nullptr, [&](int64_t) { return &all; });

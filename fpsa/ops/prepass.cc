@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 
+#include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/ops/fork.h"
 #include "fpsa/ops/parallel.h"
@@ -75,6 +76,12 @@ bool preparable(const at::Tensor& x, int64_t heads) {
          dim <= 256 && dim % 8 == 0;
 }
 
+bool projectable(const at::Tensor& x, int64_t heads, Precision precision) {
+  if (!x.device().is_cuda()) return preparable(x, heads);
+  return x.dim() == 3 && heads >= 1 && x.size(2) % heads == 0 &&
+         precision != Precision::kNone && cuda_refusal(x, {x.scalar_type(), x.size(2) / heads, precision}).empty();
+}
+
 at::Tensor prepare_heads(const at::Tensor& x, const at::Tensor& weight, double eps, int64_t heads,
                          const at::Tensor& rope) {
   constexpr const char* kOp = "prepare_heads";
@@ -105,6 +112,7 @@ at::Tensor prepare_heads(const at::Tensor& x, const at::Tensor& weight, double e
 
 AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Precision precision, bool smooth_keys) {
   constexpr const char* kOp = "attention_of_projected";
+  if (x.q.defined() && x.q.device().is_cuda()) return cuda_attention_of_projected(x, plan, precision, smooth_keys);
   apply_environment();
   TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
               ": precision none has no codes; call attention with prepare_heads of q and k");
@@ -134,6 +142,7 @@ AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Pre
   result.kernel = planned.entry().name;
   result.coder = coder.name;
   result.isa = planned.entry().isa;
+  result.isa_name = kernel::isa_name(result.isa);
 
   const int64_t batch = q.size(0);
   TorchRunner runner;

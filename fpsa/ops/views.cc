@@ -11,13 +11,14 @@ at::Tensor tokens_first(const at::Tensor& x, bool heads_first) {
   return view.stride(3) == 1 || view.size(3) == 1 ? view : view.contiguous();
 }
 
-void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first) {
+void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first, Devices devices) {
   TORCH_CHECK_VALUE(x.defined() && x.dim() == 4, op, ": ", name, " must be ", heads_first ? "[B,H,L,D]" : "[B,L,H,D]",
               ", got ", x.defined() ? x.dim() : 0, " dimensions");
   TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16, op, ": ", name,
               " must be float32 or bfloat16, got ", x.scalar_type(), "; cast it first");
-  TORCH_CHECK_VALUE(x.device().is_cpu(), op, ": ", name, " must be on the CPU, got ", x.device(),
-              "; this build has no kernels for that device");
+  TORCH_CHECK_VALUE(x.device().is_cpu() || (devices == Devices::kCpuAndCuda && x.device().is_cuda()), op, ": ", name,
+                    " must be on the CPU", devices == Devices::kCpu ? "" : " or a CUDA device", ", got ", x.device(),
+                    "; this operator has no kernels there, move its tensors");
   TORCH_CHECK_VALUE(x.size(3) % 8 == 0 && x.size(3) >= 8 && x.size(3) <= 256, op, ": the head dim of ", name,
               " must be a multiple of 8 from 8 to 256, got ", x.size(3), "; pad it with zeros");
   TORCH_CHECK_VALUE(x.numel() < (int64_t{1} << 40), op, ": ", name, " is too large: ", x.sizes());

@@ -15,8 +15,13 @@ namespace fpsa::ops {
 /// A tensor in [B,L,H,D] order whose innermost stride is 1; a copy only where it must be.
 at::Tensor tokens_first(const at::Tensor& x, bool heads_first);
 
-/// Checks dimension, dtype (F32 or BF16), head dim and device of one argument of an operator.
-void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first);
+/// Where an operator has kernels.
+enum class Devices { kCpu, kCpuAndCuda };
+
+/// Checks dimension, dtype (F32 or BF16; on CUDA ops/cuda_attention.h knows more), head dim and device of one argument of
+/// an operator.
+void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first,
+                  Devices devices = Devices::kCpu);
 
 /// Checks that k or v has the batch, heads, head dim and dtype of q; all in [B,L,H,D] order.
 void check_like_q(const at::Tensor& x, std::string_view name, const at::Tensor& q, std::string_view op);

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <vector>
@@ -39,6 +42,12 @@ class Geometry {
   /// when first asked for.
   const kernel::Visibility& transposed(int64_t head) const;
 
+  /// What a user derives from the geometry once and wants to live as long as it, such as a copy on a device: the object
+  /// under `key`, made when first asked for.
+  ///   Threads   safe; two that ask for a new one wait for one make()
+  ///   Errors    those of make(), after which nothing is kept
+  std::shared_ptr<const void> derived(int key, const std::function<std::shared_ptr<const void>()>& make) const;
+
  private:
   void sort_runs();
   size_t stored(int64_t head) const { return visibility_.size() == 1 ? 0 : static_cast<size_t>(head); }
@@ -51,6 +60,8 @@ class Geometry {
   std::vector<std::vector<kernel::QueryBlock>> work_;
   mutable std::once_flag transposed_once_;
   mutable std::vector<kernel::Visibility> transposed_;
+  mutable std::mutex derived_mutex_;
+  mutable std::map<int, std::shared_ptr<const void>> derived_;
   double density_;
   bool dense_;
 };

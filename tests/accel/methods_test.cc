@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "fpsa/accel/torch_dense.h"
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/attention.h"
@@ -80,6 +81,26 @@ TEST(Methods, AnotherCodingOfPIsEmulatedWhereThereAreCodes) {
   auto grad = random_inputs();
   grad.q = grad.q.detach().requires_grad_(true);
   EXPECT_THROW(run(*same, grad, at_step(0)), Error);
+}
+
+TEST(Methods, TorchsDenseAttentionIsDenseAndSaysWhyItRan) {
+  auto x = random_inputs();
+  for (auto* one : {&x.q, &x.k, &x.v})
+    *one = one->to(at::kFloat);
+  Explain entry;
+  const auto out = torch_dense(x.q, x.k, x.v, "head_dim: expected 64", entry);
+  const double top = x.v.abs().max().item<double>();
+  EXPECT_LT((out - run(*make_dense(), x, at_step(0))).abs().max().item<double>(), 2 * tolerance::kOpsF32 * top);
+  EXPECT_EQ(entry.kernel, "scaled_dot_product_attention");
+  EXPECT_EQ(entry.isa, "torch");
+  EXPECT_EQ(entry.reason, "dense by torch, since head_dim: expected 64");
+}
+
+TEST(Methods, TheChoiceThatIsLeftToUsIsFpsOnACpu) {
+  const auto x = random_inputs();
+  const auto fps = make_fps(three_phases()), chosen = make_fps_or_torch_dense(three_phases());
+  EXPECT_TRUE(at::equal(run(*chosen, x, at_step(0)), run(*fps, x, at_step(0))));
+  EXPECT_EQ(chosen->report()[0].kernel, fps->report()[0].kernel);
 }
 
 TEST(Methods, FpsRunsThePhaseOfItsStep) {

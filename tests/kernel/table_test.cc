@@ -59,9 +59,10 @@ TEST_F(KernelTable, UnknownOrUnsupportedLevelIsAnError) {
   EXPECT_EQ(current_isa(), detected_isa());
 }
 
-TEST_F(KernelTable, StubSaysThatThereIsNoCuda) {
-  EXPECT_FALSE(cuda::available());
-  EXPECT_FALSE(cuda::unavailable_reason().empty());
+TEST_F(KernelTable, CudaIsAvailableOrSaysWhyNot) {
+  EXPECT_EQ(cuda::available(), cuda::unavailable_reason().empty());
+  EXPECT_FALSE(!cuda::built() && cuda::available());
+  EXPECT_EQ(cuda::unavailable_reason(0).empty(), cuda::available() && cuda::devices()[0].runs_sm90a());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <set>
 
 #include "fpsa/base/check.h"
@@ -80,6 +81,20 @@ TEST(Geometry, RunsOfAGroupAreItsRunsInOrder) {
     }
     EXPECT_EQ(runs, groups.run_group.size());
   }
+}
+
+TEST(Geometry, WhatIsDerivedIsMadeOnceAndLivesWithIt) {
+  const Grid grid{2, 4, 4}, tile{1, 2, 4};
+  auto geometry = std::make_unique<Geometry>(grid, tile, tile, pattern::dense(grid, tile));
+  int made = 0;
+  const auto make = [&] { return std::make_shared<const int>(++made); };
+  EXPECT_THROW(geometry->derived(0, []() -> std::shared_ptr<const void> { throw Error("no device"); }), Error);
+  const std::weak_ptr<const void> first = geometry->derived(0, make);
+  EXPECT_EQ(geometry->derived(0, make), first.lock());
+  EXPECT_NE(geometry->derived(1, make), first.lock());
+  EXPECT_EQ(made, 2);
+  geometry.reset();
+  EXPECT_TRUE(first.expired());
 }
 
 }  // namespace

@@ -1,14 +1,19 @@
-// The symbols of cuda.h in a build with the sm_90a kernels. Until the operators call them, no device can be chosen.
+// The symbols of cuda.h in a build with the sm_90a kernels.
 #include "fpsa/kernel/cuda/cuda.h"
 
 namespace fpsa::kernel::cuda {
 
-bool available() {
-  return false;
+bool built() {
+  return true;
 }
 
 std::string_view unavailable_reason() {
-  return "the sm_90a kernels are in this build, but the operators do not use them yet; use --device cpu";
+  static const std::string reason = why_unavailable(devices(), -1);
+  return reason;
+}
+
+std::string unavailable_reason(int device) {
+  return why_unavailable(devices(), device);
 }
 
 }  // namespace fpsa::kernel::cuda

@@ -39,7 +39,9 @@ void check_aligned(const void* pointer, const char* name) {
 template <class Launch>
 void check_common(const Launch& launch) {
   FPSA_CHECK(launch.dim == 64 || launch.dim == 128, "head_dim: expected 64 or 128, got ", launch.dim);
-  for (const int64_t stride : {launch.batch_stride, launch.row_stride, launch.head_stride})
+  // nvcc 13.0 loses the braces of a list in the head of a loop in a template.
+  const int64_t strides[] = {launch.batch_stride, launch.row_stride, launch.head_stride};
+  for (const int64_t stride : strides)
     FPSA_CHECK(stride % 8 == 0, "x: expected strides that are multiples of 16 bytes, got ", 2 * stride);
   check_aligned(launch.x, "x");
   check_aligned(launch.codes, "codes");

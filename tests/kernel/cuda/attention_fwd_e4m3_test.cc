@@ -10,7 +10,6 @@
 #include "fpsa/numeric/bounds.h"
 #include "fpsa/numeric/e4m3.h"
 #include "tests/kernel/cuda/emulated_attention.h"
-#include "tests/tolerance.h"
 
 namespace fpsa::kernel::cuda {
 namespace {
@@ -37,54 +36,12 @@ emulation::Options seeded(int seed) {
   return options;
 }
 
-// accumulator_bits: of the tensor core below the largest of the 33 terms that it adds at once; 0 for F32.
-void expect_close(const EmulatedAttention& attention, const EmulatedResult& got, const EmulatedResult& want,
-                  bool exact = false, int accumulator_bits = 0) {
-  const int64_t rows = attention.tokens(), dim = attention.problem().dim;
-  for (int64_t job = 0; job < attention.problem().batch * attention.problem().heads; ++job) {
-    const auto [value, score_error, score_peak, keys] = attention.magnitudes(job);
-    // The bound of the CPU entries (tests/kernel/attention_fwd_test.cc): scores, exp2 within 3e-6, sums. A tensor core
-    // of few bits cuts less than `cut` of the largest term off each term, so off D / 32 x 33 terms of a score and
-    // 4 x 33 of a block's output; errors of either sign add up as the root of their number.
-    const double cut = accumulator_bits > 0 ? std::ldexp(1.0, -accumulator_bits) : 0.0;
-    const double terms = 33.0 * static_cast<double>(dim) / 32;
-    const double f32 =
-        tolerance::kAttentionF32 * (score_error + 3e-6 + static_cast<double>(keys + 2) * numeric::kF32Epsilon);
-    const double relative = f32 + cut * (tolerance::kAttentionF32 * terms * score_peak + 4 * 33);
-    const double relative_rms =
-        f32 + cut * (tolerance::kAttentionF32 * std::sqrt(terms) * score_peak + std::sqrt(4 * 33));
-    double squares = 0;
-    for (int64_t i = 0; i < rows; ++i) {
-      const auto row = static_cast<size_t>(job * rows + i);
-      if (std::isinf(want.lse[row])) {
-        EXPECT_EQ(got.lse[row], want.lse[row]) << "row " << i;
-        EXPECT_EQ(got.row_max[row], want.row_max[row]) << "row " << i;
-      } else {
-        ASSERT_NEAR(got.lse[row], want.lse[row], relative + 1e-6 * std::abs(want.lse[row])) << "row " << i;
-        // The ceiling of a score beside an integer may be either.
-        ASSERT_NEAR(got.row_max[row], want.row_max[row], 1) << "row " << i;
-      }
-      for (int64_t d = 0; d < dim; ++d) {
-        const size_t at = row * static_cast<size_t>(dim) + static_cast<size_t>(d);
-        const double left = exact ? want.exact[at] : want.out[at], right = exact ? got.exact[at] : got.out[at];
-        const double error = std::abs(right - left);
-        ASSERT_LE(error, (relative + (exact ? tolerance::kAttentionExact : tolerance::kAttentionE4m3)) * value)
-            << "job " << job << " row " << i << " channel " << d << ": expected " << left << ", got " << right;
-        squares += error * error;
-      }
-    }
-    EXPECT_LE(std::sqrt(squares / static_cast<double>(rows * dim)),
-              (tolerance::kAttentionE4m3Rms + relative_rms) * value);
-  }
-}
-
 void check(const EmulatedProblem& problem, const EmulatedAttention::RunOptions& run = {}, int seeds = 2) {
   const EmulatedAttention attention(problem);
   const EmulatedResult want = attention.reference();
   for (int seed = 1; seed <= seeds; ++seed) {
     SCOPED_TRACE(join("seed ", seed));
-    expect_close(attention, attention.emulated(run, seeded(seed)), want, run.exact);
-    if (testing::Test::HasFatalFailure()) return;
+    EXPECT_EQ(attention.violation(attention.emulated(run, seeded(seed)), want, run.exact), "");
   }
 }
 
@@ -121,6 +78,24 @@ TEST(AttentionFwdE4m3Sm90a, GivesTheOutputWithUnroundedP) {
   }
 }
 
+TEST(AttentionFwdE4m3Sm90a, ServesEveryCaseOfTheTableThatDevicesWalk) {
+  for (const auto& [name, problem, exact] : testing_support::attention_cases()) {
+    SCOPED_TRACE(name);
+    check(problem, {.exact = exact}, 1);
+  }
+}
+
+TEST(AttentionFwdE4m3Sm90a, TheTablesCheckNoticesAWrongRow) {
+  const EmulatedAttention attention(ragged(64));
+  const EmulatedResult want = attention.reference();
+  EXPECT_EQ(attention.violation(want, want, false), "");
+  for (const int what : {0, 1, 2}) {
+    EmulatedResult wrong = want;
+    (what == 0 ? wrong.out[64 * 17 + 3] : what == 1 ? wrong.lse[17] : wrong.row_max[17]) += 1.5f;
+    EXPECT_NE(attention.violation(wrong, want, false), "") << what;
+  }
+}
+
 TEST(AttentionFwdE4m3Sm90a, AddsSeveralBlocksInTheTensorCoreWhenAsked) {
   EmulatedProblem problem = ragged(64);
   problem.grid = {3, 7, 40};
@@ -137,7 +112,7 @@ TEST(AttentionFwdE4m3Sm90a, StaysWithinTheBoundOfATensorCoreThatKeeps13Bits) {
     options.accumulator_bits = 13;
     const EmulatedResult got = attention.emulated({}, options);
     EXPECT_NE(got.out, attention.emulated({}, {}).out);
-    expect_close(attention, got, attention.reference(), false, options.accumulator_bits);
+    EXPECT_EQ(attention.violation(got, attention.reference(), false, {0, options.accumulator_bits}), "");
   }
 }
 
@@ -195,7 +170,7 @@ TEST(AttentionFwdE4m3Sm90a, ScalesWhoseProductUnderflowsWeighAllKeysAlike) {
     for (auto* scales : {&attention.q_scale, &attention.k_scale})
       for (float& scale : *scales)
         scale = 1e-30f;
-    expect_close(attention, attention.emulated({}, {}), attention.reference());
+    EXPECT_EQ(attention.violation(attention.emulated({}, {}), attention.reference(), false), "");
   }
 }
 

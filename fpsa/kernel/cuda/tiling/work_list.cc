@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
+#include <unordered_map>
 
 #include "fpsa/base/check.h"
 
@@ -15,17 +15,32 @@ struct Alike {
   std::vector<int64_t> rows;
 };
 
+uint64_t hash_of(std::span<const int32_t> tiles) {
+  uint64_t hash = tiles.size();
+  for (const int32_t tile : tiles)
+    hash = (hash ^ static_cast<uint64_t>(tile)) * 0x9e3779b97f4a7c15 + (hash >> 29);
+  return hash;
+}
+
 std::vector<Alike> sets_of(const pattern::BlockMask& mask, int64_t head) {
-  const auto before = [](std::span<const int32_t> a, std::span<const int32_t> b) {
-    return std::ranges::lexicographical_compare(a, b);
-  };
-  std::map<std::span<const int32_t>, size_t, decltype(before)> known(before);
+  std::unordered_multimap<uint64_t, size_t> known;
   std::vector<Alike> sets;
+  size_t last = 0;  // neighbours often see the same tiles
   for (int64_t row = 0; row < mask.rows; ++row) {
     const auto visible = mask.visible(head, row);
-    const auto [at, added] = known.emplace(visible, sets.size());
-    if (added) sets.push_back({visible, {}});
-    sets[at->second].rows.push_back(row);
+    const auto same = [&](size_t set) { return std::ranges::equal(sets[set].visible, visible); };
+    if (sets.empty() || !same(last)) {
+      const uint64_t hash = hash_of(visible);
+      auto [at, end] = known.equal_range(hash);
+      while (at != end && !same(at->second))
+        ++at;
+      last = at == end ? sets.size() : at->second;
+      if (at == end) {
+        sets.push_back({visible, {}});
+        known.emplace(hash, last);
+      }
+    }
+    sets[last].rows.push_back(row);
   }
   return sets;
 }
@@ -37,12 +52,16 @@ WorkList::WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries,
   for (int64_t head = 0; head < mask.heads(); ++head) {
     for (const Alike& set : sets_of(mask, head)) {
       const size_t first = entries.size();
+      size_t count = 0;
       for (const int32_t tile : set.visible)
-        for (int32_t segment = keys.begin(tile); segment < keys.begin(tile + 1); ++segment)
-          entries.push_back(key_entry(segment, keys.valid(segment)));
-      entries.resize(first + (entries.size() - first + 3) / 4 * 4);
+        count += static_cast<size_t>(keys.begin(tile + 1) - keys.begin(tile));
+      entries.resize(first + (count + 3) / 4 * 4);
       FPSA_CHECK(entries.size() <= std::numeric_limits<int32_t>::max(), "mask: its work list has more than 2^31 - 1 ",
                  "entries; use larger tiles or one mask for all heads");
+      int32_t* entry = entries.data() + first;
+      for (const int32_t tile : set.visible)
+        for (int32_t segment = keys.begin(tile); segment < keys.begin(tile + 1); ++segment)
+          *entry++ = key_entry(segment, keys.valid(segment));
       int used = kItemSegments;
       for (const int64_t row : set.rows) {
         for (int32_t segment = queries.begin(row); segment < queries.begin(row + 1); ++segment) {

@@ -1,0 +1,214 @@
+#include "fpsa/ops/cuda_attention.h"
+
+#include <cmath>
+#include <vector>
+
+#include "fpsa/base/check.h"
+#include "fpsa/kernel/cuda/cuda.h"
+#include "fpsa/ops/cuda_steps.h"
+#include "fpsa/ops/views.h"
+
+namespace fpsa::ops {
+namespace {
+
+namespace cuda = kernel::cuda;
+
+at::Tensor checked_input(const at::Tensor& x, const char* name, const at::Tensor& q, const char* op, bool heads_first) {
+  TORCH_CHECK_VALUE(x.device() == q.device(), op, ": ", name, " must be on the device of q, ", q.device(), ", got ",
+                    x.device());
+  check_tokens(x, op, name, heads_first, Devices::kCpuAndCuda);
+  const auto view = heads_first ? x.transpose(1, 2) : x;
+  return readable_by_kernels(view) ? view : view.contiguous();
+}
+
+// Packs, then the output and, in a launch of its own, the exact one.
+void run(const CudaInputs& inputs, const Plan& plan, bool coded, float scale, AttentionResult& result,
+         const at::Tensor& out, const at::Tensor& exact) {
+  result.kernel = coded ? "attention_fwd_e4m3_sm90a" : "attention_fwd_bf16_sm90a";
+  if (coded) result.coder = "quantize_sm90a";
+  result.isa_name = "sm90a";
+  if (inputs.q.size(0) == 0 || inputs.q.size(2) == 0) return;
+  const CudaSteps steps(inputs, plan, coded);
+  steps.pack();
+  steps.attend(scale, out, result.lse, result.row_max);
+  if (exact.defined()) steps.attend(scale, exact, {}, {}, /*exact=*/true);
+}
+
+float softmax_scale(std::optional<double> wanted, int64_t dim, const char* op) {
+  const auto scale = static_cast<float>(wanted.value_or(1.0 / std::sqrt(static_cast<double>(dim))));
+  TORCH_CHECK_VALUE(std::isfinite(scale), op, ": scale must be finite, got ", scale);
+  return scale;
+}
+
+at::Tensor checked_out(const at::Tensor& out, const at::Tensor& q, const char* op) {
+  const auto type = out.scalar_type();
+  TORCH_CHECK_VALUE(out.sizes() == q.sizes() && out.device() == q.device() && out.stride(3) == 1 &&
+                        (type == at::kBFloat16 || type == at::kHalf || type == at::kFloat),
+                    op, ": out must have q's shape ", q.sizes(), " and device ", q.device(),
+                    ", contiguous channels, and be bfloat16, float16 or float32, got ", out.sizes(), " ", out.device(),
+                    " ", type);
+  return out;
+}
+
+// q, k and v of a call that the kernels take, [B,L,H,D].
+CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
+                          const AttentionOptions& options, const char* op) {
+  TORCH_CHECK_VALUE(q.dim() == 4, op, ": q must have 4 dimensions, got ", q.dim());
+  const auto refusal = cuda_refusal(q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys});
+  TORCH_CHECK_VALUE(refusal.empty(), op, ": ", refusal);
+  CudaInputs call;
+  call.q = checked_input(q, "q", q, op, options.heads_first);
+  call.k = checked_input(k, "k", q, op, options.heads_first);
+  call.v = checked_input(v, "v", q, op, options.heads_first);
+  check_like_q(call.k, "k", call.q, op);
+  check_like_q(call.v, "v", call.q, op);
+  for (const auto& [name, x] : {std::pair("q", &call.q), {"k", &call.k}, {"v", &call.v}})
+    check_grid(plan, x->size(1), op, name);
+  check_mask_heads(plan, call.q.size(2), op);
+  return call;
+}
+
+}  // namespace
+
+std::string cuda_refusal(const CudaRequest& request) {
+  if (request.precision == Precision::kInt8)
+    return "precision int8 is the CPU's own, expected e4m3 or none on CUDA; choose e4m3";
+  if (request.smooth_keys)
+    return "smooth_keys is for INT8 on the CPU, expected false on CUDA; leave it off";
+  if (request.dtype != at::kBFloat16)
+    return join("dtype: expected bfloat16 on CUDA, got ", c10::toString(request.dtype), "; cast it first");
+  if (request.dim != 64 && request.dim != 128)
+    return join("head_dim: expected 64 or 128 on CUDA, got ", request.dim,
+                "; pad it with zeros, or use torch's scaled_dot_product_attention");
+  return {};
+}
+
+std::string cuda_refusal(const at::Tensor& q, const CudaRequest& request) {
+  const auto device = cuda::unavailable_reason(q.device().index());
+  return device.empty() ? cuda_refusal(request) : join("q is on ", q.device(), ": ", device);
+}
+
+AttentionResult cuda_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
+                               const AttentionOptions& options) {
+  constexpr const char* kOp = "attention";
+  const CudaInputs call = checked_inputs(q, k, v, plan, options, kOp);
+  check_no_gradient(kOp, {q, k, v});
+  const float scale = softmax_scale(options.scale, call.q.size(3), kOp);
+  const bool coded = options.precision == Precision::kE4m3;
+  TORCH_CHECK_VALUE(coded || (!options.want_row_max && !options.want_exact), kOp,
+                    ": row_max and exact are of codes, expected precision e4m3 with them, got none; ask for lse alone");
+  AttentionResult result;
+  result.out = options.out ? checked_out(*options.out, q, kOp) : at::empty(q.sizes(), q.options());
+  const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
+  const auto f32 = q.options().dtype(at::kFloat);
+  if (options.want_lse) result.lse = at::empty(rows, f32);
+  if (options.want_row_max) result.row_max = at::empty(rows, f32);
+  if (options.want_exact) result.exact = at::empty(q.sizes(), q.options());
+  const auto view = [&](const at::Tensor& x) { return x.defined() && options.heads_first ? x.transpose(1, 2) : x; };
+  run(call, plan, coded, scale, result, view(result.out), view(result.exact));
+  return result;
+}
+
+std::shared_ptr<const Plan> cuda_dense_plan(int64_t tokens) {
+  const pattern::Grid tile = {1, 1, 512};
+  return plan_for({1, 1, tokens}, tile, tile, "dense", tile);
+}
+
+AttentionResult cuda_dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     const AttentionOptions& options) {
+  constexpr const char* kOp = "dense_attention";
+  TORCH_CHECK_VALUE(q.dim() == 4 && k.dim() == 4, kOp, ": q and k must have 4 dimensions, got ", q.dim(), " and ",
+                    k.dim());
+  const int tokens_dim = options.heads_first ? 2 : 1;
+  TORCH_CHECK_VALUE(q.size(tokens_dim) == k.size(tokens_dim) && q.size(tokens_dim) > 0, kOp,
+                    ": expected as many queries as keys on CUDA, 1 or more, got ", q.size(tokens_dim), " and ",
+                    k.size(tokens_dim), "; use torch's scaled_dot_product_attention");
+  return cuda_attention(q, k, v, *cuda_dense_plan(q.size(tokens_dim)), options);
+}
+
+AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan, Precision precision,
+                                            bool smooth_keys) {
+  constexpr const char* kOp = "attention_of_projected";
+  TORCH_CHECK_VALUE(x.q.dim() == 3 && x.heads >= 1 && x.q.size(2) % x.heads == 0, kOp,
+                    ": q must be [B,L,H*D] with channels a multiple of the heads, got ", x.q.sizes(), " and ", x.heads,
+                    " heads");
+  const int64_t width = x.q.size(2), dim = width / x.heads;
+  const auto refusal = cuda_refusal(x.q, {x.q.scalar_type(), dim, precision, smooth_keys});
+  TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
+  TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
+                    ": precision none has no codes; call attention with normed and rotated q and k");
+  check_no_gradient(kOp, {x.q, x.k, x.v, x.q_weight, x.k_weight});
+  const auto heads_of = [&](const at::Tensor& rows, const char* name) {
+    TORCH_CHECK_VALUE(rows.sizes() == x.q.sizes() && rows.scalar_type() == x.q.scalar_type(), kOp, ": ", name,
+                      " must have q's shape ", x.q.sizes(), " and dtype ", x.q.scalar_type(), ", got ", rows.sizes(),
+                      " ", rows.scalar_type());
+    const auto apart = rows.stride(2) == 1 ? rows : rows.contiguous();
+    return checked_input(apart.unflatten(2, {x.heads, dim}), name, x.q, kOp, /*heads_first=*/false);
+  };
+  const auto weight_of = [&](const at::Tensor& weight, const char* name) {
+    TORCH_CHECK_VALUE(weight.defined() && weight.dim() == 1 && weight.size(0) == width &&
+                          weight.device() == x.q.device(),
+                      kOp, ": ", name, " must be [", width, "] on ", x.q.device(), ", one value for each channel");
+    return weight.to(at::kFloat).contiguous();
+  };
+  CudaInputs call;
+  call.q = heads_of(x.q, "q");
+  call.k = heads_of(x.k, "k");
+  call.v = heads_of(x.v, "v");
+  call.q_weight = weight_of(x.q_weight, "q_weight");
+  call.k_weight = weight_of(x.k_weight, "k_weight");
+  call.eps = static_cast<float>(x.eps);
+  if (x.rope.defined()) {
+    TORCH_CHECK_VALUE(x.rope.dim() == 3 && x.rope.size(0) == x.q.size(1) && x.rope.size(1) == 1 &&
+                          x.rope.size(2) == dim / 2 && x.rope.scalar_type() == at::kComplexFloat &&
+                          x.rope.device() == x.q.device(),
+                      kOp, ": rope must be complex64 [", x.q.size(1), ", 1, ", dim / 2, "] on ", x.q.device(), ", got ",
+                      x.rope.sizes(), " ", x.rope.scalar_type(), " on ", x.rope.device());
+    call.turns = at::view_as_real(x.rope.contiguous());  // cos and sin in turn
+  }
+  check_grid(plan, x.q.size(1), kOp, "q");
+  check_mask_heads(plan, x.heads, kOp);
+  AttentionResult result;
+  result.out = at::empty(call.q.sizes(), x.q.options());
+  run(call, plan, /*coded=*/true, softmax_scale(std::nullopt, dim, kOp), result, result.out, {});
+  return result;
+}
+
+AttentionGradients cuda_attention_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
+                                           const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
+                                           const AttentionOptions& options) {
+  constexpr const char* kOp = "attention_backward";
+  const CudaInputs call = checked_inputs(q, k, v, plan, options, kOp);
+  check_no_gradient(kOp, {q, k, v, d_out});
+  const bool coded = options.precision == Precision::kE4m3;
+  const at::Tensor& out = coded ? forward.exact : forward.out;
+  const auto view = [&](const at::Tensor& x) { return options.heads_first ? x.transpose(1, 2) : x; };
+  const auto rows_of = [&](const at::Tensor& x, const char* name) {
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == q.sizes() && x.device() == q.device(), kOp, ": ", name,
+                      " must have q's shape ", q.sizes(), " and device ", q.device());
+    TORCH_CHECK_TYPE(x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat, kOp, ": ", name,
+                     " must be bfloat16 or float32, got ", x.scalar_type(), "; cast it first");
+    return readable_by_kernels(view(x)) ? view(x) : view(x).contiguous();
+  };
+  const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
+  const auto statistics = [&](const at::Tensor& x, const char* name) {
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous() &&
+                          x.device() == q.device(),
+                      kOp, ": ", name, " must be the contiguous float32 ", rows,
+                      " of the forward; ask for it with saving(options)");
+    return x;
+  };
+  CudaSaved saved{rows_of(out, coded ? "exact" : "out"), statistics(forward.lse, "lse"), {}};
+  if (coded) saved.row_max = statistics(forward.row_max, "row_max");
+  const auto upstream = rows_of(d_out, "d_out");
+  const auto gradient = [&] { return at::empty(q.sizes(), q.options()); };
+  AttentionGradients result{gradient(), gradient(), gradient()};
+  if (call.q.size(0) == 0 || call.q.size(2) == 0) return result;
+  const CudaSteps steps(call, plan, coded);
+  steps.pack();
+  steps.backward(softmax_scale(options.scale, call.q.size(3), kOp), upstream, saved,
+                 {view(result.q), view(result.k), view(result.v)});
+  return result;
+}
+
+}  // namespace fpsa::ops

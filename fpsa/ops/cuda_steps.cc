@@ -1,0 +1,227 @@
+#include "fpsa/ops/cuda_steps.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "fpsa/kernel/cuda/launch.h"
+#include "fpsa/kernel/cuda/quantize_launch.h"
+#include "fpsa/ops/cuda_stream.h"
+
+namespace fpsa::ops {
+namespace {
+
+namespace cuda = kernel::cuda;
+
+cuda::DeviceOutType out_type(at::ScalarType type) {
+  return type == at::kFloat ? cuda::DeviceOutType::kF32
+         : type == at::kHalf ? cuda::DeviceOutType::kF16
+                             : cuda::DeviceOutType::kBf16;
+}
+
+const float* floats(const at::Tensor& x) {
+  return x.defined() ? x.const_data_ptr<float>() : nullptr;
+}
+
+}  // namespace
+
+bool readable_by_kernels(const at::Tensor& x) {
+  const auto whole = [&](int dim) { return x.stride(dim) % 8 == 0 || x.size(dim) == 1; };
+  return x.stride(3) == 1 && whole(0) && whole(1) && whole(2) &&
+         reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+}
+
+CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded)
+    : inputs_(std::move(inputs)),
+      coded_(coded),
+      host_plan_(plan),
+      batch_(inputs_.q.size(0)),
+      tokens_(inputs_.q.size(1)),
+      heads_(inputs_.q.size(2)),
+      dim_(inputs_.q.size(3)) {
+  const cuda::DeviceScope current(device());
+  plan_ = plan_on_device(plan, device(), current_cuda_stream(device()));
+  const auto& image = plan_->image;
+  const auto bytes = inputs_.q.options().dtype(at::kByte), f32 = inputs_.q.options().dtype(at::kFloat);
+  for (at::Tensor* x : {&packed_.q, &packed_.k, &packed_.v})
+    *x = at::empty({batch_, heads_, image.slots, dim_}, coded ? bytes : inputs_.q.options());
+  if (!coded) return;
+  for (at::Tensor* scale : {&packed_.q_scale, &packed_.k_scale})
+    *scale = at::empty({batch_, heads_, image.slots}, f32);
+  packed_.v_scale = at::empty({batch_, heads_, dim_}, f32);
+  // Launches of one stream follow one another, so they share their scratch.
+  const int64_t rows =
+      cuda::quantize_rows_scratch_bytes(batch_, heads_, image.slots, image.groups, image.units);
+  scratch_ = at::empty({std::max(rows, cuda::quantize_values_scratch_bytes(batch_, heads_, dim_))}, bytes);
+}
+
+void CudaSteps::quantize_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& codes,
+                              const at::Tensor& scale, void* stream) const {
+  const auto& image = plan_->image;
+  cuda::QuantizeRowsLaunch launch;
+  launch.x = x.const_data_ptr();
+  launch.batch_stride = x.stride(0);
+  launch.row_stride = x.stride(1);
+  launch.head_stride = x.stride(2);
+  launch.weight = floats(weight);
+  launch.eps = inputs_.eps;
+  launch.turns = floats(inputs_.turns);
+  launch.plan = plan_->at<int32_t>(image.quantize);
+  launch.slots = image.slots;
+  launch.groups = image.groups;
+  launch.units = image.units;
+  launch.batch = batch_;
+  launch.heads = heads_;
+  launch.dim = dim_;
+  launch.codes = codes.mutable_data_ptr<uint8_t>();
+  launch.scale = scale.mutable_data_ptr<float>();
+  launch.scratch = scratch_.mutable_data_ptr();
+  cuda::launch_quantize_rows(launch, stream);
+}
+
+void CudaSteps::quantize_values(void* stream) const {
+  const at::Tensor& v = inputs_.v;
+  cuda::QuantizeValuesLaunch launch;
+  launch.x = v.const_data_ptr();
+  launch.batch_stride = v.stride(0);
+  launch.row_stride = v.stride(1);
+  launch.head_stride = v.stride(2);
+  launch.row_of_slot = plan_->row_of_slot();
+  launch.slots = plan_->image.slots;
+  launch.tokens = tokens_;
+  launch.batch = batch_;
+  launch.heads = heads_;
+  launch.dim = dim_;
+  launch.codes = packed_.v.mutable_data_ptr<uint8_t>();
+  launch.scale = packed_.v_scale.mutable_data_ptr<float>();
+  launch.scratch = scratch_.mutable_data_ptr();
+  cuda::launch_quantize_values(launch, stream);
+}
+
+void CudaSteps::pack_rows(const at::Tensor& x, const at::Tensor& to, void* stream) const {
+  cuda::PackBf16Launch launch;
+  launch.from = x.const_data_ptr();
+  launch.batch_stride = x.stride(0);
+  launch.row_stride = x.stride(1);
+  launch.head_stride = x.stride(2);
+  launch.to = to.mutable_data_ptr();
+  launch.row_of_slot = plan_->row_of_slot();
+  launch.batch = batch_;
+  launch.heads = heads_;
+  launch.segments = plan_->image.segments;
+  launch.dim = dim_;
+  cuda::launch_pack_bf16(launch, stream);
+}
+
+void CudaSteps::pack() const {
+  const cuda::DeviceScope current(device());
+  void* stream = current_cuda_stream(device());
+  if (coded_) {
+    quantize_rows(inputs_.q, inputs_.q_weight, packed_.q, packed_.q_scale, stream);
+    quantize_rows(inputs_.k, inputs_.k_weight, packed_.k, packed_.k_scale, stream);
+    quantize_values(stream);
+    return;
+  }
+  pack_rows(inputs_.q, packed_.q, stream);
+  pack_rows(inputs_.k, packed_.k, stream);
+  pack_rows(inputs_.v, packed_.v, stream);
+}
+
+void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Tensor& lse, const at::Tensor& row_max,
+                       bool exact) const {
+  const cuda::DeviceScope current(device());
+  const auto& image = plan_->image;
+  cuda::AttentionFwdLaunch launch;
+  launch.q = packed_.q.const_data_ptr();
+  launch.k = packed_.k.const_data_ptr();
+  launch.v = packed_.v.const_data_ptr();
+  launch.q_scale = floats(packed_.q_scale);
+  launch.k_scale = floats(packed_.k_scale);
+  launch.v_scale = floats(packed_.v_scale);
+  launch.items = plan_->at<cuda::WorkItem>(image.items);
+  launch.entries = plan_->at<int32_t>(image.entries);
+  launch.row_of_slot = plan_->row_of_slot();
+  launch.item_count = image.item_count;
+  launch.batch = batch_;
+  launch.heads = heads_;
+  launch.query_segments = launch.key_segments = image.segments;
+  launch.queries = tokens_;
+  launch.dim = dim_;
+  launch.shared_mask = image.shared_mask;
+  launch.column_scales = image.column_scales;
+  launch.exact = exact;
+  launch.softmax_scale = softmax_scale;
+  launch.out = out.mutable_data_ptr();
+  launch.type = out_type(out.scalar_type());
+  launch.batch_stride = out.stride(0);
+  launch.row_stride = out.stride(1);
+  launch.head_stride = out.stride(2);
+  launch.lse = lse.defined() ? lse.mutable_data_ptr<float>() : nullptr;
+  launch.row_max = row_max.defined() ? row_max.mutable_data_ptr<float>() : nullptr;
+  void* stream = current_cuda_stream(device());
+  coded_ ? cuda::launch_attention_fwd_e4m3(launch, stream) : cuda::launch_attention_fwd_bf16(launch, stream);
+}
+
+at::Tensor CudaSteps::expanded(const at::Tensor& codes, bool of_values, void* stream) const {
+  auto values = at::empty(codes.sizes(), inputs_.q.options());
+  cuda::ExpandCodesLaunch launch;
+  launch.codes = codes.const_data_ptr();
+  launch.values = values.mutable_data_ptr();
+  launch.segments = batch_ * heads_ * plan_->image.segments;
+  launch.dim = dim_;
+  launch.of_values = of_values;
+  cuda::launch_expand_codes(launch, stream);
+  return values;
+}
+
+void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const CudaSaved& saved,
+                         const AttentionGradients& gradients) const {
+  const cuda::DeviceScope current(device());
+  void* stream = current_cuda_stream(device());
+  const auto& image = plan_->image;
+  const auto keys = key_work_on_device(host_plan_, device(), stream);
+  const auto q = coded_ ? expanded(packed_.q, false, stream) : packed_.q;
+  const auto k = coded_ ? expanded(packed_.k, false, stream) : packed_.k;
+  const auto v = coded_ ? expanded(packed_.v, true, stream) : packed_.v;
+  const auto scratch = at::empty(
+      {cuda::attention_bwd_scratch_bytes(batch_, heads_, image.segments, dim_, coded_)}, q.options().dtype(at::kByte));
+  const auto rows = [](const at::Tensor& x) {
+    return cuda::DeviceRows{const_cast<void*>(x.const_data_ptr()), out_type(x.scalar_type()), x.stride(0), x.stride(2),
+                            x.stride(1)};
+  };
+  cuda::AttentionBwdLaunch launch;
+  launch.q = q.const_data_ptr();
+  launch.k = k.const_data_ptr();
+  launch.v = v.const_data_ptr();
+  launch.coded = coded_;
+  if (coded_) {
+    launch.q_codes = packed_.q.const_data_ptr();
+    launch.k_codes = packed_.k.const_data_ptr();
+    launch.q_scale = floats(packed_.q_scale);
+    launch.k_scale = floats(packed_.k_scale);
+    launch.v_scale = floats(packed_.v_scale);
+    launch.row_max = floats(saved.row_max);
+  }
+  launch.lse = floats(saved.lse);
+  launch.out = rows(saved.out);
+  launch.d_out = rows(d_out);
+  launch.of_queries = {plan_->at<cuda::WorkItem>(image.items), plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
+                       image.item_count};
+  const auto* key_bytes = static_cast<const std::byte*>(keys->memory.data());
+  launch.of_keys = {reinterpret_cast<const cuda::WorkItem*>(key_bytes),
+                    reinterpret_cast<const int32_t*>(key_bytes + keys->entries), plan_->row_of_slot(),
+                    keys->item_count};
+  launch.batch = batch_;
+  launch.heads = heads_;
+  launch.query_segments = launch.key_segments = image.segments;
+  launch.queries = tokens_;
+  launch.dim = dim_;
+  launch.shared_mask = image.shared_mask;
+  launch.softmax_scale = softmax_scale;
+  launch.d_q = rows(gradients.q);
+  launch.d_k = rows(gradients.k);
+  launch.d_v = rows(gradients.v);
+  launch.scratch = scratch.mutable_data_ptr();
+  cuda::launch_attention_bwd_bf16(launch, stream);
+}
+
+}  // namespace fpsa::ops

@@ -1,0 +1,13 @@
+// The table's attention problems on a device, by the launcher and without torch.
+#pragma once
+
+#include "fpsa/kernel/cuda/launch.h"
+#include "tests/kernel/cuda/attention_problem.h"
+
+namespace fpsa::kernel::cuda::testing_support {
+
+/// Runs attention_fwd_e4m3_sm90a on the current device's default stream.
+///   Errors    fpsa::Error: those of the launch, or memory beside a row of the output that was written
+AttentionRows run_on_device(const AttentionOnCodes& attention, bool exact, DeviceOutType type);
+
+}  // namespace fpsa::kernel::cuda::testing_support
