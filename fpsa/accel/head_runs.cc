@@ -80,14 +80,13 @@ void explain_run(const HeadRun& run, int64_t heads, const Schedule& schedule, co
 void explain_reason(const std::vector<HeadRun>& runs, const Schedule& schedule, int64_t step, int64_t steps,
                     Explain& entry) {
   const int phase = schedule::phase_at(schedule, step, steps);
-  entry.reason =
-      join("phase ", phase + 1, " of ", schedule.phases.size(), " (f ",
-           static_cast<double>(step) / static_cast<double>(steps), " < ",
-           schedule.phases[static_cast<size_t>(phase)].until, ")");
+  entry.reason = join("phase ", phase + 1, " of ", schedule.phases.size(), " (f ",
+                      static_cast<double>(step) / static_cast<double>(steps), " < ",
+                      schedule.phases[static_cast<size_t>(phase)].until, ")");
   for (const HeadRun& run : runs)
     if (run.setting.override_index >= 0)
-      entry.reason += join(", override ", run.setting.override_index + 1, " for heads ", run.first, "-",
-                           run.first + run.count - 1);
+      entry.reason +=
+          join(", override ", run.setting.override_index + 1, " for heads ", run.first, "-", run.first + run.count - 1);
 }
 
 Explain explain_scheduled(const Schedule& schedule, const nn::AttentionContext& context, int64_t heads, int64_t dim,

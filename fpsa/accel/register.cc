@@ -2,8 +2,8 @@
 //
 // A schedule is passed as its TOML text, phases and layer as numbers that a compiled graph may leave symbolic: a graph
 // serves every phase and layer. Without a schedule attention is dense and needs no grid. row_begin and col put a mask
-// of the caller's in place of the schedule's patterns. With `save`, row_max and exact are what the backward needs of a
-// schedule with E4M3 in it; they are empty otherwise.
+// of the caller's in place of the pattern of a schedule of one phase. With `save`, row_max and exact are what the
+// backward needs of a schedule with E4M3 in it; they are empty otherwise.
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
@@ -36,6 +36,9 @@ ScheduledCall call_of(std::string_view schedule, at::IntArrayRef grid, at::IntAr
   call.grid = ops::triple(grid, "grid");
   if (!row_begin && !col) return call;
   TORCH_CHECK_VALUE(row_begin && col, "row_begin and col: expected both or none");
+  TORCH_CHECK_VALUE(call.schedule->phases.size() == 1 && call.schedule->overrides.empty(),
+                    "row_begin and col: a mask is for a schedule of one phase without overrides, got ",
+                    call.schedule->phases.size(), " phases and ", call.schedule->overrides.size(), " overrides");
   const auto& phase = call.schedule->phases.front();
   call.masked = plan_of_mask(call.grid, call.schedule->tile,
                              phase.quant == schedule::Quant::kNone ? call.schedule->tile : phase.granularity,
@@ -52,8 +55,8 @@ Four forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
              const OptionalTensor& col, std::string_view schedule, at::IntArrayRef grid, at::IntArrayRef phases,
              int64_t layer, std::optional<double> scale, bool heads_first, bool save) {
   return ops::translated([&] {
-    const auto r = scheduled_attention(
-        q, k, v, call_of(schedule, grid, phases, layer, row_begin, col, scale, heads_first, save));
+    const auto r =
+        scheduled_attention(q, k, v, call_of(schedule, grid, phases, layer, row_begin, col, scale, heads_first, save));
     return Four(r.out, r.lse, given(r.row_max, r.lse), given(r.exact, r.out));
   });
 }
@@ -85,10 +88,10 @@ Four forward_meta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
           coded ? at::empty_symint(q.sym_sizes(), q.options()) : at::empty({0}, q.options())};
 }
 
-Three backward_meta(const at::Tensor&, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                    const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
-                    const OptionalTensor&, std::string_view, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt,
-                    std::optional<double>, bool) {
+Three backward_meta(const at::Tensor&, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor&,
+                    const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                    std::string_view, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt, std::optional<double>,
+                    bool) {
   return {at::empty_symint(q.sym_sizes(), q.options()), at::empty_symint(k.sym_sizes(), k.options()),
           at::empty_symint(v.sym_sizes(), v.options())};
 }
@@ -101,14 +104,13 @@ Four forward_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("fpsa::scheduled_attention", "")
-                             .typed<Four(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                         const OptionalTensor&, const OptionalTensor&, std::string_view,
-                                         c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt, std::optional<double>,
-                                         bool, bool)>();
+                             .typed<Four(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
+                                         const OptionalTensor&, std::string_view, c10::SymIntArrayRef,
+                                         c10::SymIntArrayRef, c10::SymInt, std::optional<double>, bool, bool)>();
   const auto type = at::autocast::get_autocast_dtype(at::kCPU);
   const auto cast = [&](const at::Tensor& x) { return at::autocast::cached_cast(type, x, c10::DeviceType::CPU); };
-  return op.call(cast(q), cast(k), cast(v), row_begin, col, schedule, grid, phases, std::move(layer), scale, heads_first,
-                 save);
+  return op.call(cast(q), cast(k), cast(v), row_begin, col, schedule, grid, phases, std::move(layer), scale,
+                 heads_first, save);
 }
 
 TORCH_LIBRARY_FRAGMENT(fpsa, m) {
@@ -136,7 +138,9 @@ TORCH_LIBRARY_IMPL(fpsa, CUDA, m) {
   m.impl("scheduled_attention_backward", backward);
 }
 
-TORCH_LIBRARY_IMPL(fpsa, AutocastCPU, m) { m.impl("scheduled_attention", forward_autocast); }
+TORCH_LIBRARY_IMPL(fpsa, AutocastCPU, m) {
+  m.impl("scheduled_attention", forward_autocast);
+}
 
 TORCH_LIBRARY_IMPL(fpsa, Meta, m) {
   m.impl("scheduled_attention", forward_meta);

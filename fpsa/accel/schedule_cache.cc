@@ -1,42 +1,16 @@
 #include "fpsa/accel/schedule_cache.h"
 
-#include <list>
 #include <string>
 #include <utility>
 
 #include "fpsa/base/check.h"
-#include "fpsa/ops/fork.h"
+#include "fpsa/ops/recent.h"
 
 namespace fpsa::accel {
 namespace {
 
 // A handful of schedules or masks is in use at a time; a mask and its plan may hold megabytes.
 constexpr size_t kMaxSchedules = 32, kMaxMasks = 8;
-
-// The most recently used entries, first the last one. Entries are made outside the lock.
-template <class Key, class Value, size_t kMax>
-class Recent {
- public:
-  template <class Make>
-  std::shared_ptr<const Value> get(const Key& key, const Make& make) {
-    {
-      const auto lock = ops::fork_safe_lock();
-      for (auto at = entries_.begin(); at != entries_.end(); ++at)
-        if (at->first == key) {
-          entries_.splice(entries_.begin(), entries_, at);
-          return at->second;
-        }
-    }
-    std::shared_ptr<const Value> made = make();
-    const auto lock = ops::fork_safe_lock();
-    entries_.emplace_front(key, made);
-    if (entries_.size() > kMax) entries_.pop_back();
-    return made;
-  }
-
- private:
-  std::list<std::pair<Key, std::shared_ptr<const Value>>> entries_;
-};
 
 struct MaskKey {
   pattern::Grid grid, tile, granularity;
@@ -47,16 +21,15 @@ struct MaskKey {
 }  // namespace
 
 std::shared_ptr<const schedule::Schedule> schedule_of(std::string_view text) {
-  static Recent<std::string, schedule::Schedule, kMaxSchedules> recent;
-  return recent.get(std::string(text), [&] {
-    return std::make_shared<const schedule::Schedule>(schedule::parse_toml(text, "schedule"));
-  });
+  static auto& recent = *new ops::Recent<std::string, schedule::Schedule, kMaxSchedules>;
+  return recent.get(std::string(text),
+                    [&] { return std::make_shared<const schedule::Schedule>(schedule::parse_toml(text, "schedule")); });
 }
 
 std::shared_ptr<const ops::Plan> plan_of_mask(const pattern::Grid& grid, const pattern::Grid& tile,
                                               const pattern::Grid& granularity, std::vector<int32_t> row_begin,
                                               std::vector<int32_t> col) {
-  static Recent<MaskKey, ops::Plan, kMaxMasks> recent;
+  static auto& recent = *new ops::Recent<MaskKey, ops::Plan, kMaxMasks>;
   const MaskKey key{grid, tile, granularity, std::move(row_begin), std::move(col)};
   return recent.get(key, [&] {
     const int64_t tiles = pattern::tiles_per_axis(grid, tile).volume();

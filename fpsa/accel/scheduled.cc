@@ -52,7 +52,9 @@ std::vector<Part> parts_of(const at::Tensor& q, const ScheduledCall& call) {
   options.want_lse = true;
   std::vector<Part> parts;
   if (!call.schedule) {
-    parts.push_back({0, batch, {0, heads, {}}, nullptr, call.save ? ops::saving(options) : options});
+    HeadRun all;
+    all.count = heads;
+    parts.push_back({0, batch, std::move(all), nullptr, call.save ? ops::saving(options) : options});
     return parts;
   }
   check_fits(q, call, heads);
@@ -100,7 +102,8 @@ ScheduledResult scheduled_attention(const at::Tensor& q, const at::Tensor& k, co
   const auto parts = parts_of(q, call);
   for (const auto& [name, x] : {std::pair("k", &k), {"v", &v}}) {
     ops::check_tokens(*x, "attention", name, call.heads_first, ops::Devices::kCpuAndCuda);
-    ops::check_like_q(ops::tokens_first(*x, call.heads_first), name, ops::tokens_first(q, call.heads_first), "attention");
+    ops::check_like_q(ops::tokens_first(*x, call.heads_first), name, ops::tokens_first(q, call.heads_first),
+                      "attention");
   }
   const bool coded = call.save && call.schedule && has_e4m3(*call.schedule);
   const int64_t heads_dim = call.heads_first ? 1 : 2;

@@ -3,24 +3,10 @@
 #include <cmath>
 
 #include "fpsa/base/check.h"
+#include "fpsa/diffusion/unipc_levels.h"
 
 namespace fpsa::diffusion {
 namespace {
-
-constexpr int64_t kTrainSteps = 1000;
-// At sigma 1 the log signal-to-noise ratio is -infinity; UniPC starts just below.
-constexpr double kBelowOne = 1e-6;
-
-// Point i of n from `first` to `last`, both included.
-double spaced(double first, double last, int64_t n, int64_t i) {
-  if (n == 1) return first;
-  return i == n - 1 ? last : first + static_cast<double>(i) * ((last - first) / static_cast<double>(n - 1));
-}
-
-template <class T>
-T shifted(T sigma, T shift) {
-  return shift * sigma / (T(1) + (shift - T(1)) * sigma);
-}
 
 // The multistep schedulers tell the model whole timesteps.
 float whole(double timestep) {
@@ -28,9 +14,7 @@ float whole(double timestep) {
 }
 
 void append_unipc(Sigmas& out, double shift, int64_t steps) {
-  for (int64_t i = 0; i < steps; ++i) {
-    double sigma = shifted(spaced(1.0, 1.0 / kTrainSteps, steps + 1, i), shift);
-    if (i == 0 && std::fabs(sigma - 1.0) < kBelowOne) sigma -= kBelowOne;
+  for (const double sigma : unipc_levels(shift, steps)) {
     out.sigmas.push_back(static_cast<float>(sigma));
     out.timesteps.push_back(whole(sigma * kTrainSteps));
   }
@@ -63,8 +47,7 @@ void append_euler(Sigmas& out, double shift, int64_t steps) {
 
 Sigmas make_sigmas(const SchedulerConfig& config, int64_t steps) {
   config.check();
-  FPSA_CHECK(steps >= 1 && steps <= kTrainSteps, "number of denoising steps must be from 1 to ", kTrainSteps,
-             ", received ", steps);
+  check_steps(steps);
   Sigmas out;
   switch (config.sampler) {
     case SamplerKind::kUniPc:
@@ -82,8 +65,7 @@ Sigmas make_sigmas(const SchedulerConfig& config, int64_t steps) {
 }
 
 void SchedulerConfig::check() const {
-  FPSA_CHECK(std::isfinite(shift) && shift > 0.0, "flow shift must be a positive number, received ", shift,
-             "; Wan2.1 uses 3 at 480p and 5 at 720p");
+  check_shift(shift);
   FPSA_CHECK(order == 1 || order == 2, "solver order must be 1 or 2, received ", order);
 }
 

@@ -32,9 +32,9 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
     check_tokens(*x, op, name, options.heads_first);
   check_no_gradient(op, {q, k, v});
   TORCH_CHECK_VALUE(!options.smooth_keys || options.precision != Precision::kNone, op,
-              ": smooth_keys is for keys that are coded; drop it or choose a precision other than none");
+                    ": smooth_keys is for keys that are coded; drop it or choose a precision other than none");
   TORCH_CHECK_VALUE(!options.want_exact || options.precision != Precision::kInt8, op,
-              ": want_exact is for the backward, which INT8 attention does not have; choose another precision");
+                    ": want_exact is for the backward, which INT8 attention does not have; choose another precision");
   Call call{tokens_first(q, options.heads_first),
             tokens_first(k, options.heads_first),
             tokens_first(v, options.heads_first),
@@ -45,9 +45,10 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
   check_like_q(call.k, "k", call.q, op);
   check_like_q(call.v, "v", call.q, op);
   TORCH_CHECK_VALUE(call.k.size(1) == call.v.size(1), op, ": k and v must have the same number of tokens, got ",
-              call.k.size(1), " and ", call.v.size(1));
+                    call.k.size(1), " and ", call.v.size(1));
   for (const auto& x : {call.q, call.k})
-    TORCH_CHECK_VALUE(x.size(1) <= std::numeric_limits<int32_t>::max(), op, ": at most 2^31 - 1 tokens, got ", x.size(1));
+    TORCH_CHECK_VALUE(x.size(1) <= std::numeric_limits<int32_t>::max(), op, ": at most 2^31 - 1 tokens, got ",
+                      x.size(1));
   call.scale = static_cast<float>(options.scale.value_or(1.0 / std::sqrt(static_cast<double>(call.q.size(3)))));
   TORCH_CHECK_VALUE(std::isfinite(call.scale), op, ": scale must be finite, got ", call.scale);
   return call;
@@ -55,14 +56,15 @@ Call checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, cons
 
 // Rows are written while others are still read, so an output may share memory with no input.
 void check_apart(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const char* op) {
-  TORCH_CHECK_VALUE(at::has_internal_overlap(out) != at::MemOverlap::Yes, op, ": elements of out share memory, got strides ",
-              out.strides(), "; pass a tensor that is not expanded");
+  TORCH_CHECK_VALUE(at::has_internal_overlap(out) != at::MemOverlap::Yes, op,
+                    ": elements of out share memory, got strides ", out.strides(),
+                    "; pass a tensor that is not expanded");
   for (const auto& [name, x] : {std::pair("q", &q), std::pair("k", &k), std::pair("v", &v)}) {
     const auto overlap = at::get_overlap_status(out, *x);
     // Views with gaps are too hard to compare, except that the same view is never apart from itself.
     const bool same = out.numel() > 0 && x->numel() > 0 && out.const_data_ptr() == x->const_data_ptr();
     TORCH_CHECK_VALUE(!same && overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial, op,
-                ": out must not share memory with ", name, "; pass another tensor");
+                      ": out must not share memory with ", name, "; pass another tensor");
   }
 }
 
@@ -71,9 +73,9 @@ void allocate(Call& call, const at::Tensor& q, const at::Tensor& k, const at::Te
   auto& result = call.result;
   if (options.out) {
     TORCH_CHECK_VALUE(options.out->sizes() == q.sizes() && options.out->scalar_type() == q.scalar_type() &&
-                    options.out->stride(3) == 1 && options.out->device().is_cpu(),
-                op, ": out must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(),
-                " and contiguous channels, got ", options.out->sizes(), " ", options.out->scalar_type());
+                          options.out->stride(3) == 1 && options.out->device().is_cpu(),
+                      op, ": out must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(),
+                      " and contiguous channels, got ", options.out->sizes(), " ", options.out->scalar_type());
     check_apart(*options.out, q, k, v, op);
     result.out = *options.out;
   } else {
@@ -139,7 +141,7 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
                                 const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention";
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
-              ": quantisation needs a grid and a granularity; call attention with a plan");
+                    ": quantisation needs a grid and a granularity; call attention with a plan");
   if (q.defined() && q.device().is_cuda()) return cuda_dense_attention(q, k, v, options);
   Call call = checked(q, k, v, options, kOp);
   allocate(call, q, k, v, options, kOp);

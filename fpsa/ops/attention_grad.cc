@@ -152,7 +152,8 @@ Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, 
     check_tokens(*x, op, name, options.heads_first);
   check_no_gradient(op, {q, k, v, d_out});
   for (const auto& [name, x] : {std::pair("d_out", &d_out), {coded ? "exact" : "out", &out}})
-    TORCH_CHECK_VALUE(x->sizes() == q.sizes(), op, ": ", name, " must have q's shape ", q.sizes(), ", got ", x->sizes());
+    TORCH_CHECK_VALUE(x->sizes() == q.sizes(), op, ": ", name, " must have q's shape ", q.sizes(), ", got ",
+                      x->sizes());
   Call call;
   call.isa = forward.isa;
   auto view = [&](const at::Tensor& x) { return tokens_first(x, options.heads_first); };
@@ -163,13 +164,14 @@ Call checked(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, 
   call.d_out = view(d_out);
   for (const auto& [name, x] : {std::pair("k", &call.k), {"v", &call.v}})
     TORCH_CHECK_VALUE(x->size(0) == call.q.size(0) && x->size(1) == call.k.size(1) && x->size(2) == call.q.size(2) &&
-                    x->size(3) == call.q.size(3) && x->scalar_type() == call.q.scalar_type(),
-                op, ": ", name, " must have the batch, heads, head dim and dtype of q and the tokens of k, got ",
-                x->sizes(), " ", x->scalar_type());
+                          x->size(3) == call.q.size(3) && x->scalar_type() == call.q.scalar_type(),
+                      op, ": ", name, " must have the batch, heads, head dim and dtype of q and the tokens of k, got ",
+                      x->sizes(), " ", x->scalar_type());
   const std::vector<int64_t> rows = {call.batch(), call.heads(), call.q.size(1)};
   auto statistics = [&](const at::Tensor& x, const char* name) {
-    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous(), op, ": ", name,
-                " must be the contiguous float32 ", rows, " of the forward; ask for it with saving(options)");
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous(), op, ": ",
+                      name, " must be the contiguous float32 ", rows,
+                      " of the forward; ask for it with saving(options)");
     return x;
   };
   call.lse = statistics(forward.lse, "lse");
@@ -301,7 +303,8 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
 AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                std::shared_ptr<const Plan> plan, const AttentionOptions& options) {
   check_has_backward(options, "differentiable_attention");
-  TORCH_CHECK_VALUE(!options.out, "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
+  TORCH_CHECK_VALUE(!options.out,
+                    "differentiable_attention: writes no tensor of the caller's; leave options.out empty");
   AttentionResult result;
   auto out = Differentiable::apply(q, k, v, Differentiable::Arguments{std::move(plan), options, {}}, &result);
   result.out = std::move(out);
@@ -312,8 +315,9 @@ AttentionResult differentiable(const at::Tensor& q, const at::Tensor& k, const a
 
 void check_has_backward(const AttentionOptions& options, const char* op) {
   TORCH_CHECK_VALUE(options.precision != Precision::kInt8, op,
-              ": INT8 attention has no gradients; choose precision none or e4m3, or compute under NoGradGuard");
-  TORCH_CHECK_VALUE(!options.smooth_keys, op, ": smooth_keys is for inference; leave it off where gradients are wanted");
+                    ": INT8 attention has no gradients; choose precision none or e4m3, or compute under NoGradGuard");
+  TORCH_CHECK_VALUE(!options.smooth_keys, op,
+                    ": smooth_keys is for inference; leave it off where gradients are wanted");
 }
 
 AttentionOptions saving(AttentionOptions options) {
@@ -349,7 +353,7 @@ AttentionGradients dense_attention_backward(const at::Tensor& d_out, const at::T
                                             const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention_backward";
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
-              ": quantisation needs a grid and a granularity; call attention_backward with a plan");
+                    ": quantisation needs a grid and a granularity; call attention_backward with a plan");
   if (q.device().is_cuda()) {
     const int64_t tokens = q.size(options.heads_first ? 2 : 1);
     return cuda_attention_backward(d_out, q, k, v, forward, *cuda_dense_plan(tokens), options);

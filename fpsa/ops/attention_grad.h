@@ -24,8 +24,10 @@ AttentionOptions saving(AttentionOptions options);
 
 /// Gradients of attention(q, k, v, plan, options).out.
 ///   Shapes    d_out that of out; `forward` what attention() returned with saving(options), unchanged
-///   Numerics  kernel/attention_bwd.h, by the entry of the forward's level or, where that has none (AMX), the best below
-///             it, whose sums in another order may move a score across a code's border. dQ of a head is summed in at most 8 shares, whose number depends on the mask
+///   Numerics  kernel/attention_bwd.h, by the entry of the forward's level or, where that has none (AMX), the best
+///   below
+///             it, whose sums in another order may move a score across a code's border. dQ of a head is summed in at
+///             most 8 shares, whose number depends on the mask
 ///   Threads   at::parallel_for over (batch, head, share); the bytes do not depend on the number of threads
 ///   Errors    c10::Error names argument, expected, received; inputs that need a gradient while they are enabled;
 ///             precision kInt8 and smooth_keys, which are for inference

@@ -167,21 +167,22 @@ void check_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   TORCH_CHECK_VALUE(q.dim() == 4, "composed_attention: q must be [B,Lq,H,D], got ", q.sizes());
   const auto dtype = q.scalar_type();
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble,
-              "composed_attention: q must be float32, bfloat16 or float64, got ", dtype, "; cast q, k and v first");
+                   "composed_attention: q must be float32, bfloat16 or float64, got ", dtype,
+                   "; cast q, k and v first");
   for (const auto& [name, x] : {std::pair("k", &k), std::pair("v", &v)}) {
     TORCH_CHECK_VALUE(x->dim() == 4 && x->size(0) == q.size(0) && x->size(2) == q.size(2) && x->size(3) == q.size(3),
-                "composed_attention: ", name, " must be [B,Lk,H,D] with the B, H, D of q ", q.sizes(), ", got ",
-                x->sizes());
+                      "composed_attention: ", name, " must be [B,Lk,H,D] with the B, H, D of q ", q.sizes(), ", got ",
+                      x->sizes());
     TORCH_CHECK_TYPE(x->scalar_type() == dtype, "composed_attention: ", name, " must have q's dtype ", dtype, ", got ",
-                x->scalar_type());
+                     x->scalar_type());
   }
-  TORCH_CHECK_VALUE(k.size(1) == v.size(1), "composed_attention: k and v must have the same Lk, got ", k.size(1), " and ",
-              v.size(1));
+  TORCH_CHECK_VALUE(k.size(1) == v.size(1), "composed_attention: k and v must have the same Lk, got ", k.size(1),
+                    " and ", v.size(1));
   if (key_mask) {
     TORCH_CHECK_VALUE(key_mask->scalar_type() == at::kBool && key_mask->dim() == 2 && key_mask->size(0) == k.size(0) &&
-                    key_mask->size(1) == k.size(1),
-                "composed_attention: key_mask must be bool [B,Lk] = [", k.size(0), ", ", k.size(1), "], got ",
-                key_mask->scalar_type(), " ", key_mask->sizes());
+                          key_mask->size(1) == k.size(1),
+                      "composed_attention: key_mask must be bool [B,Lk] = [", k.size(0), ", ", k.size(1), "], got ",
+                      key_mask->scalar_type(), " ", key_mask->sizes());
   }
 }
 

@@ -17,9 +17,10 @@ namespace {
 constexpr int64_t kGrain = 16384;  // elements of a task
 
 void check_matrix(const at::Tensor& x, const char* op, const char* name) {
-  TORCH_CHECK_VALUE(x.defined() && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
-              op, ": ", name, " must be float32 or bfloat16 on the CPU, got ",
-              x.defined() ? x.toString() : std::string("an undefined tensor"));
+  TORCH_CHECK_VALUE(
+      x.defined() && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), op,
+      ": ", name, " must be float32 or bfloat16 on the CPU, got ",
+      x.defined() ? x.toString() : std::string("an undefined tensor"));
 }
 
 // Codes in a byte each, and the scale of each row.
@@ -41,16 +42,16 @@ void code_rows(const at::Tensor& x, const Codes& to) {
   auto* bytes = to.bytes.mutable_data_ptr<uint8_t>();
   auto* scale = to.scale.mutable_data_ptr<float>();
   parallel_for(0, x.size(0), std::max<int64_t>(kGrain / std::max<int64_t>(width, 1), 1),
-                   [&](int64_t begin, int64_t end) {
-                     std::vector<float> row(static_cast<size_t>(width));
-                     for (int64_t i = begin; i < end; ++i) {
-                       wide_row(from + i * width, row.data(), width);
-                       scale[i] = numeric::scale_from_absmax(numeric::absmax(row.data(), width));
-                       for (float& value : row)
-                         value /= scale[i];
-                       numeric::e4m3_from_f32(row.data(), bytes + i * width, width);
-                     }
-                   });
+               [&](int64_t begin, int64_t end) {
+                 std::vector<float> row(static_cast<size_t>(width));
+                 for (int64_t i = begin; i < end; ++i) {
+                   wide_row(from + i * width, row.data(), width);
+                   scale[i] = numeric::scale_from_absmax(numeric::absmax(row.data(), width));
+                   for (float& value : row)
+                     value /= scale[i];
+                   numeric::e4m3_from_f32(row.data(), bytes + i * width, width);
+                 }
+               });
 }
 
 Codes coded(const at::Tensor& x) {
@@ -111,9 +112,9 @@ class E4m3Linear : public torch::autograd::Function<E4m3Linear> {
     const auto in_type = [&](const at::Tensor& grad, size_t i) {
       return grad.defined() ? grad.to(static_cast<at::ScalarType>(types[i])) : grad;
     };
-    const auto grads = gradients(
-        d_outs[0], x, weight,
-        {context->needs_input_grad(0), context->needs_input_grad(1), context->needs_input_grad(2)});
+    const auto grads =
+        gradients(d_outs[0], x, weight,
+                  {context->needs_input_grad(0), context->needs_input_grad(1), context->needs_input_grad(2)});
     return {grads.x, in_type(grads.weight, 0), in_type(grads.bias, 1)};
   }
 };
@@ -135,9 +136,9 @@ at::Tensor checked(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   check_matrix(x, kOp, "x");
   check_matrix(weight, kOp, "weight");
   TORCH_CHECK_VALUE(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1), kOp, ": weight must be [out, ",
-              x.dim() >= 1 ? x.size(-1) : 0, "] for an x of ", x.sizes(), ", got ", weight.sizes());
+                    x.dim() >= 1 ? x.size(-1) : 0, "] for an x of ", x.sizes(), ", got ", weight.sizes());
   TORCH_CHECK_VALUE(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)), kOp, ": bias must be [",
-              weight.size(0), "], got ", bias.sizes());
+                    weight.size(0), "], got ", bias.sizes());
   sizes = x.sizes().vec();
   sizes.back() = weight.size(0);
   return x.reshape({-1, x.size(-1)});

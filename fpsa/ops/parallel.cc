@@ -10,7 +10,7 @@ namespace fpsa::ops {
 namespace {
 
 plan::Workspace& kept() {
-  static plan::Workspace one;
+  static auto& one = *new plan::Workspace;  // never destroyed: other threads may compute while the process ends
   return one;
 }
 

@@ -1,6 +1,5 @@
 #include "fpsa/ops/prepass.h"
 
-
 #include <cmath>
 #include <memory>
 
@@ -20,9 +19,9 @@ constexpr int64_t kGrain = 64;  // rows per task: at 1536 channels 190 kB, enoug
 // [B,L,H*D] with contiguous channels.
 at::Tensor checked_rows(const at::Tensor& x, int64_t heads, const char* op, const char* name) {
   TORCH_CHECK_VALUE(x.defined() && x.dim() == 3, op, ": ", name, " must be [B,L,H*D], got ", x.defined() ? x.dim() : 0,
-              " dimensions");
+                    " dimensions");
   TORCH_CHECK_VALUE(heads >= 1 && x.size(2) % heads == 0, op, ": the channels of ", name, " (", x.size(2),
-              ") must be a multiple of the heads, got ", heads);
+                    ") must be a multiple of the heads, got ", heads);
   const auto rows = x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
   check_tokens(rows.unflatten(2, {heads, -1}), op, name, /*heads_first=*/false);
   return rows;
@@ -30,7 +29,8 @@ at::Tensor checked_rows(const at::Tensor& x, int64_t heads, const char* op, cons
 
 at::Tensor checked_weight(const at::Tensor& weight, const at::Tensor& x, const char* op, const char* name) {
   TORCH_CHECK_VALUE(weight.defined() && weight.dim() == 1 && weight.size(0) == x.size(2), op, ": ", name, " must be [",
-              x.size(2), "], one value for each channel, got ", weight.defined() ? weight.sizes() : at::IntArrayRef());
+                    x.size(2), "], one value for each channel, got ",
+                    weight.defined() ? weight.sizes() : at::IntArrayRef());
   return weight.to(at::kFloat).contiguous();
 }
 
@@ -38,9 +38,9 @@ const float* checked_rope(const at::Tensor& rope, const at::Tensor& x, int64_t h
   if (!rope.defined()) return nullptr;
   const int64_t pairs = x.size(2) / heads / 2;
   TORCH_CHECK_VALUE(rope.dim() == 3 && rope.size(0) == x.size(1) && rope.size(1) == 1 && rope.size(2) == pairs &&
-                  rope.scalar_type() == at::kComplexFloat && rope.is_contiguous() && rope.device().is_cpu(),
-              op, ": rope must be contiguous complex64 [", x.size(1), ", 1, ", pairs, "], got ", rope.sizes(), " ",
-              rope.scalar_type());
+                        rope.scalar_type() == at::kComplexFloat && rope.is_contiguous() && rope.device().is_cpu(),
+                    op, ": rope must be contiguous complex64 [", x.size(1), ", 1, ", pairs, "], got ", rope.sizes(),
+                    " ", rope.scalar_type());
   return static_cast<const float*>(rope.const_data_ptr());  // real and imaginary parts in turn
 }
 
@@ -115,14 +115,14 @@ AttentionResult attention_of_projected(const Projected& x, const Plan& plan, Pre
   if (x.q.defined() && x.q.device().is_cuda()) return cuda_attention_of_projected(x, plan, precision, smooth_keys);
   apply_environment();
   TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
-              ": precision none has no codes; call attention with prepare_heads of q and k");
+                    ": precision none has no codes; call attention with prepare_heads of q and k");
   check_no_gradient(kOp, {x.q, x.k, x.v, x.q_weight, x.k_weight});
   const at::Tensor q = checked_rows(x.q, x.heads, kOp, "q"), k = checked_rows(x.k, x.heads, kOp, "k"),
                    v = checked_rows(x.v, x.heads, kOp, "v");
   for (const auto& [name, t] : {std::pair("k", &k), std::pair("v", &v)})
     TORCH_CHECK_VALUE(t->sizes() == q.sizes() && t->scalar_type() == q.scalar_type(), kOp, ": ", name,
-                " must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(), ", got ", t->sizes(), " ",
-                t->scalar_type());
+                      " must have q's shape ", q.sizes(), " and dtype ", q.scalar_type(), ", got ", t->sizes(), " ",
+                      t->scalar_type());
   check_grid(plan, q.size(1), kOp, "q");
   check_mask_heads(plan, x.heads, kOp);
   const at::Tensor q_weight = checked_weight(x.q_weight, q, kOp, "q_weight");

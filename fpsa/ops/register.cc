@@ -22,7 +22,7 @@ namespace fpsa::ops {
 
 std::vector<int32_t> int32_values(const at::Tensor& x, const char* name) {
   TORCH_CHECK_VALUE(x.dim() == 1 && at::isIntegralType(x.scalar_type(), false) && x.device().is_cpu(), name,
-              ": expected a 1-D integer tensor on the CPU, got ", x.scalar_type(), " ", x.sizes());
+                    ": expected a 1-D integer tensor on the CPU, got ", x.scalar_type(), " ", x.sizes());
   const auto wide = x.to(at::kLong).contiguous();
   const auto narrow = wide.to(at::kInt);
   TORCH_CHECK_VALUE(at::equal(narrow.to(at::kLong), wide), name, ": a value does not fit 32 bits");
@@ -71,8 +71,8 @@ TensorPair masked_attention_op(const at::Tensor& q, const at::Tensor& k, const a
     const auto g = triple(grid, "grid"), t = triple(tile, "tile");
     const int64_t tiles = pattern::tiles_per_axis(g, t).volume();
     auto rows = int32_values(row_begin, "row_begin");
-    TORCH_CHECK_VALUE(rows.size() > 1 && (static_cast<int64_t>(rows.size()) - 1) % tiles == 0, "row_begin: expected heads * ",
-                tiles, " + 1 entries, got ", rows.size());
+    TORCH_CHECK_VALUE(rows.size() > 1 && (static_cast<int64_t>(rows.size()) - 1) % tiles == 0,
+                      "row_begin: expected heads * ", tiles, " + 1 entries, got ", rows.size());
     const int64_t heads = (static_cast<int64_t>(rows.size()) - 1) / tiles;
     const Plan plan(g, t, triple(granularity.value_or(tile), "granularity"),
                     pattern::from_csr(heads, tiles, tiles, std::move(rows), int32_values(col, "col")));

@@ -13,23 +13,23 @@ at::Tensor tokens_first(const at::Tensor& x, bool heads_first) {
 
 void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first, Devices devices) {
   TORCH_CHECK_VALUE(x.defined() && x.dim() == 4, op, ": ", name, " must be ", heads_first ? "[B,H,L,D]" : "[B,L,H,D]",
-              ", got ", x.defined() ? x.dim() : 0, " dimensions");
+                    ", got ", x.defined() ? x.dim() : 0, " dimensions");
   TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16, op, ": ", name,
-              " must be float32 or bfloat16, got ", x.scalar_type(), "; cast it first");
+                   " must be float32 or bfloat16, got ", x.scalar_type(), "; cast it first");
   TORCH_CHECK_VALUE(x.device().is_cpu() || (devices == Devices::kCpuAndCuda && x.device().is_cuda()), op, ": ", name,
                     " must be on the CPU", devices == Devices::kCpu ? "" : " or a CUDA device", ", got ", x.device(),
                     "; this operator has no kernels there, move its tensors");
   TORCH_CHECK_VALUE(x.size(3) % 8 == 0 && x.size(3) >= 8 && x.size(3) <= 256, op, ": the head dim of ", name,
-              " must be a multiple of 8 from 8 to 256, got ", x.size(3), "; pad it with zeros");
+                    " must be a multiple of 8 from 8 to 256, got ", x.size(3), "; pad it with zeros");
   TORCH_CHECK_VALUE(x.numel() < (int64_t{1} << 40), op, ": ", name, " is too large: ", x.sizes());
 }
 
 void check_like_q(const at::Tensor& x, std::string_view name, const at::Tensor& q, std::string_view op) {
   TORCH_CHECK_VALUE(x.size(0) == q.size(0) && x.size(2) == q.size(2) && x.size(3) == q.size(3), op, ": ", name,
-              " must have the batch, heads and head dim of q (", q.size(0), ", ", q.size(2), ", ", q.size(3),
-              "), got (", x.size(0), ", ", x.size(2), ", ", x.size(3), ")");
-  TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type(), op, ": ", name, " must have q's dtype ", q.scalar_type(), ", got ",
-              x.scalar_type());
+                    " must have the batch, heads and head dim of q (", q.size(0), ", ", q.size(2), ", ", q.size(3),
+                    "), got (", x.size(0), ", ", x.size(2), ", ", x.size(3), ")");
+  TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type(), op, ": ", name, " must have q's dtype ", q.scalar_type(),
+                   ", got ", x.scalar_type());
 }
 
 kernel::Dtype kernel_dtype(at::ScalarType type) {
@@ -59,12 +59,12 @@ void check_no_gradient(std::string_view op, at::TensorList tensors) {
 
 void check_grid(const plan::Geometry& plan, int64_t tokens, std::string_view op, std::string_view name) {
   TORCH_CHECK_VALUE(tokens == plan.tokens(), op, ": ", name, " must have the ", plan.tokens(), " tokens of grid ",
-              pattern::to_string(plan.order().grid()), ", got ", tokens);
+                    pattern::to_string(plan.order().grid()), ", got ", tokens);
 }
 
 void check_mask_heads(const plan::Geometry& plan, int64_t heads, std::string_view op) {
   TORCH_CHECK_VALUE(plan.mask().heads() == 1 || plan.mask().heads() == heads, op,
-              ": the mask must be shared or have one entry per head (", heads, "), got ", plan.mask().heads());
+                    ": the mask must be shared or have one entry per head (", heads, "), got ", plan.mask().heads());
 }
 
 }  // namespace fpsa::ops

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "fpsa/base/check.h"
+#include "fpsa/diffusion/unipc_levels.h"
 
 namespace fpsa::train {
 namespace {
@@ -19,15 +20,16 @@ int64_t widened(int64_t window, int64_t tiles, double progress) {
 
 }  // namespace
 
-StepLevels::StepLevels(double shift, int64_t steps)
-    : levels_(diffusion::make_sigmas({.sampler = diffusion::SamplerKind::kUniPc, .shift = shift}, steps)) {}
+StepLevels::StepLevels(double shift, int64_t steps) {
+  for (const double level : diffusion::unipc_levels(shift, steps))
+    levels_.push_back(static_cast<float>(level));
+}
 
 int64_t StepLevels::step_of(double sigma) const {
   FPSA_CHECK(sigma >= 0.0 && sigma <= 1.0, "sigma = ", sigma, ": expected [0, 1]");
-  const auto& levels = levels_.sigmas;  // falling
-  const auto below = std::partition_point(levels.begin(), levels.begin() + steps(),
-                                          [&](float level) { return level >= sigma - kSigmaTolerance; });
-  return std::max<int64_t>(0, below - levels.begin() - 1);
+  const auto below =
+      std::ranges::partition_point(levels_, [&](float level) { return level >= sigma - kSigmaTolerance; });
+  return std::max<int64_t>(0, below - levels_.begin() - 1);
 }
 
 std::vector<PhaseGroup> group_by_phase(const schedule::Schedule& schedule, const StepLevels& levels,

@@ -6,10 +6,11 @@
 #include <span>
 #include <vector>
 
-#include "fpsa/diffusion/sigmas.h"
 #include "fpsa/schedule/schedule.h"
 
 namespace fpsa::train {
+
+inline constexpr int64_t kDefaultSteps = 50;  // of inference, where training is not told
 
 /// The denoising steps of inference as intervals of noise levels. Step i stands for the levels from its own down to,
 /// but without, that of step i + 1: the stretch that its velocity carries the sample over.
@@ -24,13 +25,13 @@ class StepLevels {
   /// `steps` from 1 to 1000.
   StepLevels(double shift, int64_t steps);
 
-  int64_t steps() const { return levels_.steps(); }
+  int64_t steps() const { return static_cast<int64_t>(levels_.size()); }
   /// The step of a sigma in [0, 1]. A sigma within 1e-6 above a level counts as that level: F32 rounding, and UniPC's
   /// first level, which is that much below 1.
   int64_t step_of(double sigma) const;
 
  private:
-  diffusion::Sigmas levels_;
+  std::vector<float> levels_;  // falling
 };
 
 /// Samples of one batch that attend alike.

@@ -26,6 +26,6 @@ from ._wan import Applied, apply, explain, register_backend  # noqa: E402
 
 __all__ = [
     "Applied", "BlockMask", "Calibrated", "Dense", "Override", "Pattern", "Phase", "Radial", "Schedule", "SlidingTile",
-    "apply", "attach_schedule", "attention", "bench", "calibrate", "carried_schedule", "devices", "e4m3_linear", "explain", "isa_levels",
-    "register_backend", "selected_kernels", "set_isa",
+    "apply", "attach_schedule", "attention", "bench", "calibrate", "carried_schedule", "devices", "e4m3_linear",
+    "explain", "isa_levels", "register_backend", "selected_kernels", "set_isa",
 ]

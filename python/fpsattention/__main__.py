@@ -1,4 +1,4 @@
-"""``python -m fpsattention``: versions, instruction sets, devices, and a self-check of a few seconds."""
+"""``python -m fpsattention``: versions, instruction sets, devices, and a self-check of under five seconds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch
     return scores.softmax(-1) @ v
 
 
-def self_check(seconds: float = 5.0) -> list[tuple[str, float, float, float]]:
-    """Each supported precision and pattern against dense attention in float64, masked where the pattern is sparse.
+def self_check() -> list[tuple[str, float, float, float]]:
+    """Each precision and pattern against dense attention in float64, masked where the pattern is sparse.
 
-    Returns: (what, error, allowed, milliseconds) for each case that there was time for. The error is relative L2: against
-    exact arithmetic a few roundings of the output's type, and what 8-bit codes cost for E4M3 and INT8 (4 mantissa bits,
-    2^-4 a value at worst, over products of two; 1/127 of the largest value of a group).
+    Returns: (what, error, allowed, milliseconds) of each case. The error is relative L2: against exact arithmetic a few
+    roundings of the output's type, and what 8-bit codes cost for E4M3 and INT8 (4 mantissa bits, 2^-4 a value at worst,
+    over products of two; 1/127 of the largest value of a group).
     """
-    grid, tile, window = (6, 12, 20), (3, 4, 4), (1, 3, 3)
+    grid, tile, window = (6, 10, 14), (3, 4, 4), (1, 3, 3)
     tokens = grid[0] * grid[1] * grid[2]
     torch.manual_seed(0)
     sliding = fpsa.SlidingTile(window, tile)
@@ -39,9 +39,9 @@ def self_check(seconds: float = 5.0) -> list[tuple[str, float, float, float]]:
              ("sliding tile bfloat16", torch.bfloat16, sliding, "none", 2**-7),
              ("sliding tile E4M3", torch.bfloat16, sliding, "e4m3", 2**-3),
              ("sliding tile INT8", torch.bfloat16, sliding, "int8", 2**-3)]
-    results, end = [], time.perf_counter() + seconds
+    results = []
     for what, dtype, pattern, quant, allowed in cases:
-        q, k, v = (torch.randn(1, 4, tokens, 64).to(dtype) for _ in range(3))
+        q, k, v = (torch.randn(1, 2, tokens, 64).to(dtype) for _ in range(3))
         expected = _reference(q, k, v, None if pattern is None else visible)
         fpsa.attention(q, k, v, grid=grid, pattern=pattern, quant=quant)
         begin = time.perf_counter()
@@ -49,8 +49,6 @@ def self_check(seconds: float = 5.0) -> list[tuple[str, float, float, float]]:
         elapsed = time.perf_counter() - begin
         error = ((out.double() - expected).norm() / expected.norm()).item()
         results.append((what, error, allowed, 1e3 * elapsed))
-        if time.perf_counter() > end:
-            break
     return results
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ._patterns import BlockMask, Pattern
+from ._patterns import BlockMask, Pattern, three
 from ._schedule import Schedule
 
 _LAYOUTS = ("BHLD", "BLHD")
@@ -83,9 +84,27 @@ def attention(
         raise ValueError("quant and granularity: quantisation needs a grid and a tile; pass grid= and pattern=Dense(tile)")
     if text and grid is None:
         raise ValueError("grid: a pattern or schedule needs the tokens as (t, y, x); pass grid=")
-    out, lse = _call(q, k, v, text, () if grid is None or not text else tuple(grid), (phase,), layer, row_begin, col, scale,
-                     layout == "BHLD")
+    if not isinstance(scale, (int, float, torch.SymFloat, type(None))):
+        raise TypeError(f"scale: expected a number, got {scale!r}")
+    extents = tuple(_integer(extent, "grid") for extent in three(grid, "grid")) if text else ()
+    out, lse = _call(q, k, v, text, extents, (phase,), _integer(layer, "layer"), row_begin, col, scale, layout == "BHLD")
     return (out, lse) if return_lse else out
+
+
+def _integer(value: Any, name: str) -> int:
+    """Numbers that a compiler follows pass as they are. Errors: TypeError."""
+    if torch.compiler.is_compiling() or isinstance(value, torch.SymInt):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+
+
+def _check_tensors(**tensors: Any) -> None:
+    for name, x in tensors.items():
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
 
 
 def _phase(schedule: Schedule, step: int | None, steps: int | None) -> int:
@@ -102,9 +121,7 @@ def _phase(schedule: Schedule, step: int | None, steps: int | None) -> int:
 def _call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, text: str, grid: Sequence[int], phases: Sequence[int],
           layer: int, row_begin: torch.Tensor | None = None, col: torch.Tensor | None = None,
           scale: float | None = None, heads_first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    _check_tensors(q=q, k=k, v=v)
     save = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     out, lse, _, _ = torch.ops.fpsa.scheduled_attention(
         q, k, v, row_begin, col, schedule=text, grid=grid, phases=phases, layer=layer, scale=scale,
@@ -141,8 +158,11 @@ def e4m3_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         x: [..., in], float32 or bfloat16 on the CPU.
         weight: [out, in]. bias: [out] or None.
 
-    Gradients are those of the linear layer at the quantised x and W. Source: ops::e4m3_linear.
+    Returns: [..., out] of x's dtype.
+
+    Gradients are those of the linear layer at the quantised x and W. Errors: TypeError, ValueError. Source: ops::e4m3_linear.
     """
+    _check_tensors(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     return torch.ops.fpsa.e4m3_linear(x, weight, bias)[0]
 
 

@@ -53,6 +53,12 @@ def calibrate(pipe: Any, prompts: str | Sequence[str], *, density: float | None 
 
     Source: accel::Calibration, schedule::choose; ``fpsa calibrate`` is the same with a page of evidence.
     """
+    _native.check_budget(density=density, max_error=max_error, per=per)
+    if arguments.get("num_inference_steps", 3) < 3:
+        raise ValueError(f"num_inference_steps: expected 3 or more, for three phases, got {arguments['num_inference_steps']}")
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise ValueError("prompts: expected at least one")
     transformers = _wan._transformers_of(pipe)
     if len(transformers) != 1 or pipe is transformers[0]:
         raise TypeError("pipe: expected a Wan pipeline with one transformer")
@@ -69,15 +75,13 @@ def calibrate(pipe: Any, prompts: str | Sequence[str], *, density: float | None 
                                                             quant=quant)
             found.check_for_grid(grid)
             measuring = _native.Calibration(found, step_stride=step_stride, layer_stride=layer_stride)
-        step, steps = applied._place.step
+        step, steps = applied._place.steps_now[0]
         return measuring.attention(q, k, v, grid=grid, layer=layer, layers=config.num_layers, step=step, steps=steps)
 
-    applied = _wan.Applied(pipe, transformers, Schedule.dense(), pipe.scheduler, compute=measure)
+    applied = _wan.Applied(transformers, Schedule.dense(), pipe, compute=measure)
     with applied, torch.no_grad():
-        for prompt in [prompts] if isinstance(prompts, str) else prompts:
+        for prompt in texts:
             pipe(prompt=prompt, generator=torch.Generator().manual_seed(seed), output_type="latent", **arguments)
-    if measuring is None:
-        raise ValueError("prompts: expected at least one")
     shift = getattr(pipe.scheduler.config, "flow_shift", None) or getattr(pipe.scheduler.config, "shift", None) or 1.0
     native, error, mean_density = measuring.choose(density=density, max_error=max_error, per=per, shift=shift)
     schedule = Schedule._of(native)

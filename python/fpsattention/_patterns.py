@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Union
 
 import torch
@@ -16,6 +16,16 @@ Triple = Sequence[int]
 
 def _axis(extent: Axis) -> str:
     return '"all"' if extent == "all" else f"{extent}"
+
+
+def three(value: Any, name: str) -> tuple[Any, Any, Any]:
+    """(t, y, x) as a tuple. Errors: TypeError for what is no sequence, ValueError for another length."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected (t, y, x), got {value!r}")
+    extents = tuple(value)
+    if len(extents) != 3:
+        raise ValueError(f"{name}: expected (t, y, x), got {value!r}")
+    return extents
 
 
 def _list(extents: Sequence[Axis]) -> str:
@@ -32,7 +42,7 @@ class Pattern:
         """This pattern at every step, as the text of a schedule. Plain string work, so that compilers can trace it."""
         window = self.window if isinstance(self, SlidingTile) else ("all", "all", "all")
         text = (f"version = 1\ntile = {_list(self.tile)}\n[[phase]]\nuntil = 1.0\n"
-                f"granularity = {_list(self.tile if granularity is None else granularity)}\n"
+                f"granularity = {_list(self.tile if granularity is None else three(granularity, 'granularity'))}\n"
                 f'window = {_list(window)}\nquant = "{quant}"\n')
         if isinstance(self, Radial):
             text += '[[override]]\npattern = "radial"\n'
@@ -52,10 +62,6 @@ class Pattern:
         return _native.mask_density(grid, self.tile, mask.row_begin, mask.col)
 
 
-def _triple(value: Sequence[Axis]) -> tuple[Any, ...]:
-    return tuple(value) if not isinstance(value, str) else (value,) * 3
-
-
 @dataclasses.dataclass(frozen=True)
 class Dense(Pattern):
     """Every query sees every key. The tile is that of the scales, where attention is quantised."""
@@ -63,7 +69,7 @@ class Dense(Pattern):
     tile: Triple = (6, 8, 8)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tile", _triple(self.tile))
+        object.__setattr__(self, "tile", three(self.tile, "tile"))
         self._check()
 
     def mask(self, grid: Triple) -> BlockMask:
@@ -87,8 +93,8 @@ class SlidingTile(Pattern):
     tile: Triple = (6, 8, 8)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window", _triple(self.window))
-        object.__setattr__(self, "tile", _triple(self.tile))
+        object.__setattr__(self, "window", ("all",) * 3 if self.window == "all" else three(self.window, "window"))
+        object.__setattr__(self, "tile", three(self.tile, "tile"))
         self._check()
 
     def mask(self, grid: Triple) -> BlockMask:
@@ -102,7 +108,7 @@ class Radial(Pattern):
     tile: Triple = (6, 8, 8)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tile", _triple(self.tile))
+        object.__setattr__(self, "tile", three(self.tile, "tile"))
         self._check()
 
     def mask(self, grid: Triple) -> BlockMask:
@@ -119,6 +125,13 @@ class Radial(Pattern):
         return BlockMask(*_native.make_pattern("radial", grid, tile, "all", decay, min_band), tile=tile)
 
 
+def _integers(values: Any, name: str) -> torch.Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected integers in a tensor or list, got {values!r}") from None
+
+
 class BlockMask(Pattern):
     """A mask of your own: which key tiles each query tile sees, per head or shared by all heads.
 
@@ -128,10 +141,10 @@ class BlockMask(Pattern):
     Source: pattern::BlockMask.
     """
 
-    def __init__(self, row_begin: torch.Tensor, col: torch.Tensor, *, tile: Triple) -> None:
-        self.row_begin = row_begin
-        self.col = col
-        self.tile = _triple(tile)
+    def __init__(self, row_begin: torch.Tensor | Sequence[int], col: torch.Tensor | Sequence[int], *, tile: Triple) -> None:
+        self.row_begin = _integers(row_begin, "row_begin")
+        self.col = _integers(col, "col")
+        self.tile = three(tile, "tile")
         self._check()
 
     @classmethod

@@ -36,6 +36,9 @@ class Schedule:
 
     def __init__(self, phases: Sequence[Phase], *, tile: Sequence[int] = (6, 8, 8), shift: float = 5.0,
                  feed_forward: str = "none", overrides: Sequence[Override] = ()) -> None:
+        for name, kind, items in (("phases", Phase, phases), ("overrides", Override, overrides)):
+            if not isinstance(items, Sequence) or not all(isinstance(item, kind) for item in items):
+                raise TypeError(f"{name}: expected a list of fpsattention.{kind.__name__}, got {items!r}")
         self._set(_native.Schedule(list(phases), tile=tile, shift=shift, feed_forward=feed_forward,
                                    overrides=list(overrides)))
 
@@ -92,7 +95,9 @@ class Schedule:
 
     def check_for(self, *, grid: Sequence[int] | None = None, layers: int | None = None,
                   heads: int | None = None) -> None:
-        """Raises ValueError unless the schedule can run on this grid and, where both are given, these layers and heads."""
+        """Raises ValueError unless the schedule can run on this grid, and on these numbers of layers and heads."""
+        if (layers is None) != (heads is None):
+            raise ValueError("layers and heads: expected both or none")
         if grid is not None:
             self._native.check_for_grid(grid)
         if layers is not None and heads is not None:
@@ -102,15 +107,23 @@ class Schedule:
         """The phase, from 0, of step `step` of `steps`, from 0. Errors: ValueError for a step outside [0, steps)."""
         if torch.compiler.is_compiling():
             # The rule of the C++ function in words that a compiler can trace, so that a graph is made for each phase.
+            if not 0 <= step < steps:
+                raise ValueError(f"step = {step}: expected [0, {steps})")
             for phase, until in enumerate(self._untils[:-1]):
                 if step < until * steps - 1e-12 * steps:
                     return phase
             return len(self._untils) - 1
         return self._native.phase_at(step, steps)
 
-    def phase_at_sigma(self, sigma: float) -> int:
-        """The phase, from 0, of a noise level in [0, 1]: training's way to a phase."""
-        return self._native.phase_at_sigma(sigma)
+    def step_of_level(self, sigma: float, steps: int = _native.DEFAULT_STEPS) -> int:
+        """The step, from 0, of a run of `steps` (1 to 1000) that a noise level in [0, 1] belongs to: training's way to a phase.
+
+        Each step stands for the levels from its own, UniPC's at the schedule's shift, down to that of the next step; so
+        a level has the phase in training that inference has there. Errors: ValueError.
+
+        Source: train::StepLevels, by which ``fpsa train`` goes.
+        """
+        return self._native.step_of_level(sigma, steps)
 
     def setting(self, phase: int, layer: int, head: int) -> dict[str, Any]:
         """Pattern, granularity, window and quant of one layer and head in a phase, overrides applied."""

@@ -9,16 +9,13 @@ that is computed again (gradient checkpointing) sees what it saw the first time.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import _attention, _checkpoint, _native
 from ._schedule import Schedule
-
-ScheduleLike = "Schedule | str | os.PathLike[str] | None"
-
 
 def _schedule_of(value: Any, model: Any) -> Schedule:
     if isinstance(value, Schedule):
@@ -51,44 +48,59 @@ def _transformers_of(target: Any) -> list[Any]:
     return found
 
 
+# The model sees the timestep 1000 * sigma, in every release of Wan.
+_TRAIN_TIMESTEPS = 1000
+
+
 class _Place:
     """Where in the run a forward happens: set before each forward of the transformer, read by its rotary embedding."""
 
-    def __init__(self, schedule: Schedule, scheduler: Any, train_timesteps: int) -> None:
+    def __init__(self, schedule: Schedule, pipe: Any, steps: int) -> None:
         self.schedule = schedule
-        self.scheduler = scheduler
-        self.train_timesteps = train_timesteps
+        self.pipe = pipe  # None: training, where a noise level tells the step of a run of `steps`
+        self.steps = steps
         self.fixed: tuple[int, int] | None = None
         self.phases: tuple[int, ...] = (0,)
-        self.step: tuple[int, int] | None = None
+        self.steps_now: list[tuple[int, int]] = []
         self.seen: dict[tuple[int, int], tuple[tuple[int, ...], torch.dtype]] = {}
 
     def enter(self, timestep: torch.Tensor) -> None:
-        if self.fixed is not None:
-            self.step = self.fixed
-            self.phases = (self.schedule.phase_at(*self.step),)
-            return
+        self.steps_now = [self.fixed] if self.fixed is not None else self._steps_of(timestep)
+        self.phases = tuple(self.schedule.phase_at(*step) for step in self.steps_now)
+
+    def note(self, grid: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Keeps for explain() what this forward attends over and in which type."""
+        autocast = torch.is_autocast_enabled("cpu")
+        for step in self.steps_now:
+            self.seen[step] = (grid, torch.get_autocast_dtype("cpu") if autocast else dtype)
+
+    def _steps_of(self, timestep: torch.Tensor) -> list[tuple[int, int]]:
+        """The step of each sample, or the one of all."""
         # Wan2.2's TI2V gives every token a timestep of its own, 0 where the image is: the rest of the sample decides.
         values = timestep.detach().reshape(timestep.shape[0], -1).amax(1).tolist() if timestep.dim() else [float(timestep)]
         if len(set(values)) == 1:
             values = values[:1]
-        if self.scheduler is None:
-            self.step = None
-            self.phases = tuple(self.schedule.phase_at_sigma(min(max(v / self.train_timesteps, 0.0), 1.0)) for v in values)
-            return
-        steps = [self._step_of(value) for value in values]
-        self.step = steps[0]
-        self.phases = tuple(self.schedule.phase_at(*step) for step in steps)
+        if self.pipe is not None:
+            return [self._step_of(value) for value in values]
+        return [(self.schedule.step_of_level(self._level_of(value), self.steps), self.steps) for value in values]
+
+    @staticmethod
+    def _level_of(value: float) -> float:
+        level = value / _TRAIN_TIMESTEPS
+        if not 0 <= level <= 1 + 1e-5:  # float32 may leave it just above
+            raise ValueError(f"timestep: expected {_TRAIN_TIMESTEPS} times a noise level in [0, 1], got {value}")
+        return min(level, 1.0)
 
     def _step_of(self, value: float) -> tuple[int, int]:
-        timesteps = self.scheduler.timesteps
+        scheduler = self.pipe.scheduler  # asked each time, since it may be replaced
+        timesteps = scheduler.timesteps
         matches = (timesteps.to(torch.float64) == value).nonzero().flatten().tolist()
         if len(matches) > 1:
-            current = getattr(self.scheduler, "step_index", None)
+            current = getattr(scheduler, "step_index", None)
             matches = [current] if current in matches else matches[:1]
         if not matches:
             raise ValueError(f"timestep: {value} is none of the {len(timesteps)} timesteps of the pipeline's "
-                             f"{type(self.scheduler).__name__}; call its set_timesteps, say where you are with "
+                             f"{type(scheduler).__name__}; call its set_timesteps, say where you are with "
                              "Applied.at(step, steps), or apply to pipe.transformer for training")
         return matches[0], len(timesteps)
 
@@ -138,13 +150,11 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 class Applied:
     """What :func:`apply` did to a pipeline or transformer, and the way to undo it. Also a context manager."""
 
-    def __init__(self, target: Any, transformers: Sequence[Any], schedule: Schedule, scheduler: Any,
-                 compute: Callable[..., torch.Tensor] | None = None) -> None:
+    def __init__(self, transformers: Sequence[Any], schedule: Schedule, pipe: Any, *,
+                 steps: int = _native.DEFAULT_STEPS, compute: Callable[..., torch.Tensor] | None = None) -> None:
         self.schedule = schedule
         self.transformers = list(transformers)
-        training = scheduler if scheduler is not None else getattr(target, "scheduler", None)
-        train_timesteps = getattr(getattr(training, "config", None), "num_train_timesteps", 1000)
-        self._place = _Place(schedule, scheduler, train_timesteps)
+        self._place = _Place(schedule, pipe, steps)
         self._hooks: list[Any] = []
         self._linears: list[torch.nn.Module] = []
         for transformer in self.transformers:
@@ -154,7 +164,13 @@ class Applied:
             previous = transformer.__dict__.get("_fpsattention")
             if previous is not None:
                 previous.remove()
+        coded = []  # found before the first hook: a model may be refused
+        if schedule.feed_forward == "e4m3" and compute is None:
+            coded = [linear for transformer in self.transformers for linear in _feed_forward(transformer)]
+        for transformer in self.transformers:
             self._enter(transformer, compute)
+        for linear in coded:
+            self._code(linear)
 
     def _enter(self, transformer: Any, compute: Callable[..., torch.Tensor] | None) -> None:
         transformer.__dict__["_fpsattention"] = self
@@ -166,26 +182,20 @@ class Applied:
             if timestep is None:
                 raise TypeError("timestep: expected the transformer to be called with it")
             place.enter(timestep)
-            latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            if place.step is not None:
-                place.seen[place.step] = (_grid_of(latents, module.rope), latents.dtype)
+
+        note = torch.compiler.disable(place.note)
 
         def around_rope(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-            return (*output, _grid_of(args[0], module), place.phases)
+            grid = _grid_of(args[0], module)
+            note(grid, args[0].dtype)  # here, since accelerate's autocast begins after the hook before
+            return (*output, grid, place.phases)
 
         self._hooks.append(transformer.register_forward_pre_hook(before, with_kwargs=True))
         self._hooks.append(transformer.rope.register_forward_hook(around_rope))
         for layer, block in enumerate(transformer.blocks):
             block.attn1.set_processor(_SelfAttention(layer, self.schedule, block.attn1.processor, compute))
-            if self.schedule.feed_forward == "e4m3" and compute is None:
-                for linear in (block.ffn.net[0].proj, block.ffn.net[2]):
-                    self._code(linear)
 
     def _code(self, linear: Any) -> None:
-        if not isinstance(linear, torch.nn.Linear) or "forward" in linear.__dict__:
-            raise TypeError("the schedule's feed_forward = \"e4m3\" works on torch.nn.Linear, got "
-                            f"{type(linear).__name__}; merge adapters into the weights first (pipe.fuse_lora and "
-                            "pipe.unload_lora_weights)")
         linear.forward = lambda x: _attention.e4m3_linear(x, linear.weight, linear.bias)
         self._linears.append(linear)
 
@@ -203,8 +213,8 @@ class Applied:
     def explain(self) -> list[dict[str, Any]]:
         """What ran since apply() or the last reset(): an entry for each step and layer that were seen.
 
-        Keys: step, layer, kernel, isa, coder, pattern, density, granularity, reason. Steps are known where a pipeline's
-        scheduler counts them, or :meth:`at` does.
+        Keys: step, layer, kernel, isa, coder, pattern, density, granularity, reason. The step is that of the pipeline's
+        scheduler or of :meth:`at`; in training, the one that a noise level belongs to.
         """
         config = self.transformers[0].config
         entries: list[dict[str, Any]] = []
@@ -241,32 +251,56 @@ class Applied:
         self.remove()
 
 
+def _feed_forward(transformer: Any) -> Iterator[torch.nn.Linear]:
+    """The two linear layers after attention of each layer. Errors: TypeError where they are something else."""
+    for block in transformer.blocks:
+        for linear in (block.ffn.net[0].proj, block.ffn.net[2]):
+            if not isinstance(linear, torch.nn.Linear) or "forward" in linear.__dict__:
+                raise TypeError("the schedule's feed_forward = \"e4m3\" works on torch.nn.Linear, got "
+                                f"{type(linear).__name__}; merge adapters into the weights first (pipe.fuse_lora and "
+                                "pipe.unload_lora_weights)")
+            yield linear
+
+
 def _grid_of(latents: torch.Tensor, rope: Any) -> tuple[int, ...]:
     """Tokens (t, y, x) of latents [B,C,T,H,W], by the patches that the rotary embedding counts in."""
     return tuple(extent // patch for extent, patch in zip(latents.shape[2:], rope.patch_size))
 
 
-def apply(target: Any, schedule: Schedule | str | os.PathLike[str] | None = None) -> Applied:
+def apply(target: Any, schedule: Schedule | str | os.PathLike[str] | None = None, *,
+          num_inference_steps: int | None = None) -> Applied:
     """Replaces the self-attention of a diffusers Wan pipeline or transformer; cross-attention stays as it is.
 
     Args:
         target: a Wan pipeline (text- or image-to-video; both transformers of Wan2.2): the step is that of its
-            scheduler. Or a WanTransformer3DModel, for training loops: each sample has the phase of its noise level,
-            timestep / 1000.
+            scheduler. Or a WanTransformer3DModel, for training loops: each sample has the phase that inference has at
+            its noise level, timestep / 1000 (:meth:`Schedule.step_of_level`).
         schedule: a :class:`Schedule`, the path of a TOML file, "dense", or None for the one that the checkpoint carries.
+        num_inference_steps: for training, the steps of the inference that is trained for, 1 to 1000; 50 when absent.
+            The recipe key of that name.
 
     Returns: an :class:`Applied`, whose remove() undoes it. A second apply() replaces the first.
 
-    Works with gradient checkpointing, FSDP2 (before or after fully_shard), accelerate and PEFT. With
-    ``feed_forward = "e4m3"`` in the schedule the two linear layers after attention multiply E4M3 codes too.
+    Norm and rotation of queries and keys stay those of diffusers, in training and inference, which so have the same
+    bits; ``fpsa generate`` makes them and the codes in one pass. With ``feed_forward = "e4m3"`` in the schedule the two
+    linear layers after attention multiply E4M3 codes too. Call it on the module itself, before torch.compile, DDP or
+    PEFT wrap it.
+
+    Threads: one forward of a transformer at a time.
 
     Errors: TypeError for another target; ValueError for a schedule that does not fit the model's layers and heads, and
-    at the first forward for one that does not fit the grid.
+    at the first forward for one that does not fit the grid or a timestep that is none of the run's.
     """
     transformers = _transformers_of(target)
     found = _schedule_of(schedule, transformers[0])
-    scheduler = None if target is transformers[0] else target.scheduler
-    return Applied(target, transformers, found, scheduler)
+    if target is not transformers[0]:
+        if num_inference_steps is not None:
+            raise ValueError("num_inference_steps: the pipeline's scheduler knows it; leave it out, or apply to "
+                             "pipe.transformer for training")
+        return Applied(transformers, found, target)
+    steps = _native.DEFAULT_STEPS if num_inference_steps is None else num_inference_steps
+    found.step_of_level(1.0, steps)  # checks the number
+    return Applied(transformers, found, None, steps=steps)
 
 
 def explain(target: Any) -> str:
@@ -290,7 +324,8 @@ def register_backend() -> str:
     """Makes "fpsa" a backend of diffusers' attention dispatcher: dense attention by our kernels, for any of its models.
 
     The dispatcher knows neither grid nor layer nor step, so schedules and patterns need :func:`apply`. Afterwards
-    ``transformer.set_attention_backend("fpsa")`` and ``with attention_backend("fpsa")`` work.
+    ``transformer.set_attention_backend("fpsa")`` (which, in diffusers, sets the default of all models too) and ``with
+    attention_backend("fpsa")`` work.
 
     Returns: "fpsa". Errors: ImportError where diffusers is missing or has no dispatcher.
     """

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "fpsa/accel/calibration.h"
 #include "fpsa/base/check.h"
@@ -32,6 +33,10 @@ schedule::Detail detail_of(const std::string& per) {
 
 schedule::Budget budget_of(const std::optional<double>& density, const std::optional<double>& max_error) {
   FPSA_CHECK(!density || !max_error, "density and max_error: expected one of them, got both");
+  FPSA_CHECK(!density || (*density > 0 && *density <= 1), "density: expected a share of the pairs in (0, 1], got ",
+             *density);
+  FPSA_CHECK(!max_error || (std::isfinite(*max_error) && *max_error > 0),
+             "max_error: expected a positive relative distance, got ", *max_error);
   if (max_error) return {schedule::Limit::kError, *max_error};
   return {schedule::Limit::kDensity, density.value_or(schedule::Budget{}.value)};
 }
@@ -39,14 +44,23 @@ schedule::Budget budget_of(const std::optional<double>& density, const std::opti
 }  // namespace
 
 void bind_calibration(py::module_& m) {
+  m.def(
+      "check_budget",
+      [](const std::optional<double>& density, const std::optional<double>& max_error, const std::string& per) {
+        budget_of(density, max_error);
+        detail_of(per);
+      },
+      py::kw_only(), py::arg("density") = py::none(), py::arg("max_error") = py::none(), py::arg("per") = "phases");
   py::class_<schedule::CandidateList>(m, "CandidateList")
       .def_static("parse", &schedule::parse_candidates, py::arg("text"), py::arg("origin") = "candidates")
       .def_static("default", &default_list, py::arg("grid"), py::kw_only(), py::arg("tile") = py::none(),
                   py::arg("quant") = "e4m3")
-      .def("check_for_grid",
-           [](const schedule::CandidateList& list, const py::object& grid) {
-             schedule::check_for_grid(list, grid_from(grid, "grid"));
-           })
+      .def(
+          "check_for_grid",
+          [](const schedule::CandidateList& list, const py::object& grid) {
+            schedule::check_for_grid(list, grid_from(grid, "grid"));
+          },
+          py::arg("grid"))
       .def("__len__", [](const schedule::CandidateList& list) { return list.candidates.size(); })
       .def_property_readonly("tile", [](const schedule::CandidateList& list) { return tuple_of(list.tile); })
       .def_property_readonly("descriptions", [](const schedule::CandidateList& list) {

@@ -67,8 +67,8 @@ void bind_machine(py::module_& m) {
   m.def("isa_levels", [] {
     py::list levels;
     for (const auto isa : kernel::all_isas())
-      levels.append(py::make_tuple(kernel::isa_name(isa), kernel::isa_requirements(isa),
-                                   isa <= kernel::detected_isa()));
+      levels.append(
+          py::make_tuple(kernel::isa_name(isa), kernel::isa_requirements(isa), isa <= kernel::detected_isa()));
     return levels;
   });
   m.def("current_isa", [] {

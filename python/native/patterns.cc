@@ -73,8 +73,7 @@ void bind_patterns(py::module_& m) {
                           "cols], got ", visible.sizes());
         const auto x = (visible.dim() == 2 ? visible.unsqueeze(0) : visible).to(at::kCPU).contiguous();
         const auto* data = reinterpret_cast<const uint8_t*>(x.const_data_ptr<bool>());
-        const auto mask =
-            pattern::from_matrix({data, static_cast<size_t>(x.numel())}, x.size(0), x.size(1), x.size(2));
+        const auto mask = pattern::from_matrix({data, static_cast<size_t>(x.numel())}, x.size(0), x.size(1), x.size(2));
         return std::pair(tensor_of(mask.row_begin), tensor_of(mask.col));
       },
       py::arg("visible"));

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "fpsa/base/check.h"
+#include "fpsa/diffusion/sigmas.h"
+#include "fpsa/train/recipe.h"
 
 namespace fpsa::train {
 namespace {
@@ -75,6 +77,10 @@ TEST(StepLevels, EdgesBelongToTheFirstAndTheLastStep) {
   EXPECT_EQ(levels.step_of(0.0), 19);
   EXPECT_THROW(levels.step_of(1.1), Error);
   EXPECT_THROW(StepLevels(5.0, 0), Error);
+}
+
+TEST(StepLevels, TheDefaultNumberOfStepsIsThatOfARecipe) {
+  EXPECT_EQ(Recipe().num_inference_steps, kDefaultSteps);  // Python's apply() takes the latter
 }
 
 TEST(GroupByPhase, EverySampleIsInOneGroupOfItsPhase) {
