@@ -31,15 +31,17 @@ namespace {
 constexpr char kName[] = "quantize_sm90a";
 
 void check_aligned(const void* pointer, const char* name) {
-  FPSA_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, name, ": expected an array at a multiple of 16 bytes, got ",
-             pointer);
+  FPSA_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, name,
+             ": expected an array at a multiple of 16 bytes, got ", pointer);
 }
 
 // What both launches ask of x and the sizes.
 template <class Launch>
 void check_common(const Launch& launch) {
   FPSA_CHECK(launch.dim == 64 || launch.dim == 128, "head_dim: expected 64 or 128, got ", launch.dim);
-  for (const int64_t stride : {launch.batch_stride, launch.row_stride, launch.head_stride})
+  // nvcc 13.0 loses the braces of a list in the head of a loop in a template.
+  const int64_t strides[] = {launch.batch_stride, launch.row_stride, launch.head_stride};
+  for (const int64_t stride : strides)
     FPSA_CHECK(stride % 8 == 0, "x: expected strides that are multiples of 16 bytes, got ", 2 * stride);
   check_aligned(launch.x, "x");
   check_aligned(launch.codes, "codes");
@@ -86,9 +88,11 @@ template <int kDim>
 void start_values(const QuantizeValuesParams& params, int multiprocessors, cudaStream_t stream) {
   QuantizeValuesParams p = params;
   p.tiling = value_tiling(params.heads * kDim, params.slots, params.batch, multiprocessors);
-  value_magnitudes_kernel<kDim><<<p.tiling.column_chunks * p.tiling.row_chunks * p.batch, kValueThreads, 0, stream>>>(p);
+  const int first = p.tiling.column_chunks * p.tiling.row_chunks * p.batch;
+  const int second = p.tiling.column_blocks * p.tiling.segment_chunks * p.batch;
+  value_magnitudes_kernel<kDim><<<first, kValueThreads, 0, stream>>>(p);
   check(cudaGetLastError(), kName);
-  value_codes_kernel<kDim><<<p.tiling.column_blocks * p.tiling.segment_chunks * p.batch, kValueThreads, 0, stream>>>(p);
+  value_codes_kernel<kDim><<<second, kValueThreads, 0, stream>>>(p);
   check(cudaGetLastError(), kName);
 }
 
@@ -151,8 +155,8 @@ void launch_quantize_values(const QuantizeValuesLaunch& launch, void* stream) {
   params.codes = launch.codes;
   params.scale = launch.scale;
   params.magnitudes = static_cast<uint32_t*>(launch.scratch);
-  check(cudaMemsetAsync(launch.scratch, 0,
-                        static_cast<size_t>(quantize_values_scratch_bytes(launch.batch, launch.heads, launch.dim)), on), kName);
+  const int64_t zeros = quantize_values_scratch_bytes(launch.batch, launch.heads, launch.dim);
+  check(cudaMemsetAsync(launch.scratch, 0, static_cast<size_t>(zeros), on), kName);
   if (launch.dim == 128)
     start_values<128>(params, count, on);
   else
