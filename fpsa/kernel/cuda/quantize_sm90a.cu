@@ -31,8 +31,8 @@ namespace {
 constexpr char kName[] = "quantize_sm90a";
 
 void check_aligned(const void* pointer, const char* name) {
-  FPSA_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, name, ": expected an array at a multiple of 16 bytes, got ",
-             pointer);
+  FPSA_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, name,
+             ": expected an array at a multiple of 16 bytes, got ", pointer);
 }
 
 // What both launches ask of x and the sizes.
@@ -88,9 +88,11 @@ template <int kDim>
 void start_values(const QuantizeValuesParams& params, int multiprocessors, cudaStream_t stream) {
   QuantizeValuesParams p = params;
   p.tiling = value_tiling(params.heads * kDim, params.slots, params.batch, multiprocessors);
-  value_magnitudes_kernel<kDim><<<p.tiling.column_chunks * p.tiling.row_chunks * p.batch, kValueThreads, 0, stream>>>(p);
+  const int first = p.tiling.column_chunks * p.tiling.row_chunks * p.batch;
+  const int second = p.tiling.column_blocks * p.tiling.segment_chunks * p.batch;
+  value_magnitudes_kernel<kDim><<<first, kValueThreads, 0, stream>>>(p);
   check(cudaGetLastError(), kName);
-  value_codes_kernel<kDim><<<p.tiling.column_blocks * p.tiling.segment_chunks * p.batch, kValueThreads, 0, stream>>>(p);
+  value_codes_kernel<kDim><<<second, kValueThreads, 0, stream>>>(p);
   check(cudaGetLastError(), kName);
 }
 
@@ -153,8 +155,8 @@ void launch_quantize_values(const QuantizeValuesLaunch& launch, void* stream) {
   params.codes = launch.codes;
   params.scale = launch.scale;
   params.magnitudes = static_cast<uint32_t*>(launch.scratch);
-  check(cudaMemsetAsync(launch.scratch, 0,
-                        static_cast<size_t>(quantize_values_scratch_bytes(launch.batch, launch.heads, launch.dim)), on), kName);
+  const int64_t zeros = quantize_values_scratch_bytes(launch.batch, launch.heads, launch.dim);
+  check(cudaMemsetAsync(launch.scratch, 0, static_cast<size_t>(zeros), on), kName);
   if (launch.dim == 128)
     start_values<128>(params, count, on);
   else

@@ -21,7 +21,8 @@ FPSA_DEVICE void value_magnitudes_sm90a(const QuantizeValuesParams& p) {
   const int index = ptx::block_index(), width = p.heads * kDim;
   const int channel = (index % p.tiling.column_chunks * kValueThreads + ptx::thread_index()) * kPiece;
   if (channel >= width) return;
-  const int chunk = index / p.tiling.column_chunks % p.tiling.row_chunks, batch = index / p.tiling.column_chunks / p.tiling.row_chunks;
+  const int chunk = index / p.tiling.column_chunks % p.tiling.row_chunks;
+  const int batch = index / p.tiling.column_chunks / p.tiling.row_chunks;
   const uint16_t* from =
       p.x.data + batch * p.x.batch_stride + channel / kDim * p.x.head_stride + channel % kDim;
   uint32_t largest[kPiece / 2] = {};
@@ -55,8 +56,8 @@ FPSA_DEVICE void value_codes_sm90a(const QuantizeValuesParams& p) {
   const int column_blocks = p.tiling.column_blocks, lane = ptx::thread_index() % 32;
   const int channel = index % column_blocks * 128 + ptx::thread_index() / 32 * kWarpChannels + lane % 4 * kPiece;
   if (channel >= width) return;
-  const int chunk = index / column_blocks % p.tiling.segment_chunks, batch = index / column_blocks / p.tiling.segment_chunks;
-  const int head = channel / kDim;
+  const int chunk = index / column_blocks % p.tiling.segment_chunks;
+  const int batch = index / column_blocks / p.tiling.segment_chunks, head = channel / kDim;
 
   const uint32_t* magnitudes = p.magnitudes + int64_t{batch} * width + channel;
   Factor by[kPiece];
@@ -74,7 +75,8 @@ FPSA_DEVICE void value_codes_sm90a(const QuantizeValuesParams& p) {
   static_assert(value_place(0) == 0 && value_place(1) == 1 && value_place(8) == 2 && value_place(9) == 3 &&
                 value_place(2) == 4 && value_place(16) == 16);
   const uint16_t* from = p.x.data + batch * p.x.batch_stride + head * p.x.head_stride + channel % kDim;
-  uint8_t* to = p.codes + (int64_t{batch} * p.heads + head) * p.slots * kDim + channel % kDim * kSegment + 16 * g + 4 * t;
+  uint8_t* to = p.codes + (int64_t{batch} * p.heads + head) * p.slots * kDim + channel % kDim * kSegment;
+  to += 16 * g + 4 * t;
   for (int segment = chunk; segment < segments; segment += p.tiling.segment_chunks) {
     const int32_t* rows = p.row_of_slot + segment * kSegment + first_key;
     const int32_t row[4] = {rows[0], rows[1], rows[8], rows[9]};

@@ -105,7 +105,10 @@ TEST(QuantizeThenAttention, HasTheOutputOfTheCpuFromTheSameProjections) {
   params.out = {out.data(), OutType::kF32, kHeads * tokens * kDim, tokens * kDim, kDim};
   params.lse = lse.data();
   constexpr AttentionTiling kTiling = choose_tiling(kDim, false, false);
-  emulation::run({.blocks = 2, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = shared_map(kTiling).bytes,
+  emulation::run({.blocks = 2,
+                  .threads = kThreads,
+                  .registers = kRegistersAtStart,
+                  .shared_bytes = shared_map(kTiling).bytes,
                   .shared_base = 1024},
                  {}, [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
 

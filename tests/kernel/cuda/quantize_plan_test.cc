@@ -100,7 +100,7 @@ TEST(QuantizePlan, ThePaperCaseKeepsItsDistanceAndFitsL2) {
     most = std::max(most, ahead);
   }
   for (const auto& [unit, at] : first_codes)
-    // The first units have no codes of others in between, the last ones nothing more to wait for; ragged ones are small.
+    // The first units have no codes of others in between, the last ones nothing to wait for; ragged ones are small.
     if (unit + 8 < x.plan.units) {
       EXPECT_GE(at - last_magnitudes[unit], unit < 6 ? kQuadLag : kQuadLag * 3 / 2) << unit;
     }

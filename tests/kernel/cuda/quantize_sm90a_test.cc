@@ -1,4 +1,4 @@
-// The source of quantize_sm90a on emulated instructions: the codes, scales and places of the CPU reference, bit for bit.
+// The source of quantize_sm90a on emulated instructions: codes, scales and places of the CPU reference, bit for bit.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -174,7 +174,8 @@ TEST(Quotient, HasTheCodeOfTheDivisionBesideTheMiddlesOfCodes) {
         beside += std::abs(q - static_cast<float>(middle)) < 8e-6f;
         for (const float unit : {0x1p-14f, 0x1p-11f, 1.0f, 8.0f}) {  // subnormal codes too
           const float at = x * unit;
-          ASSERT_EQ(numeric::e4m3_from_f32(quotient(at, by)), numeric::quantize_e4m3(at, scale)) << at << " / " << scale;
+          ASSERT_EQ(numeric::e4m3_from_f32(quotient(at, by)), numeric::quantize_e4m3(at, scale))
+              << at << " / " << scale;
         }
       }
   EXPECT_GT(beside, 1000);

@@ -63,7 +63,9 @@ FPSA_PTX(bool elect_one(FPSA_SITE_ONLY), {
 /// The value of the thread whose lane differs by the bits of `mask`.
 FPSA_PTX(float shuffle_xor(float value, int mask FPSA_SITE), { return __shfl_xor_sync(0xffffffffu, value, mask); })
 
-FPSA_PTX(uint32_t shuffle_xor(uint32_t value, int mask FPSA_SITE), { return __shfl_xor_sync(0xffffffffu, value, mask); })
+FPSA_PTX(uint32_t shuffle_xor(uint32_t value, int mask FPSA_SITE), {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+})
 
 /// Whether the condition holds in any thread of the warp.
 FPSA_PTX(bool any_in_warp(bool condition FPSA_SITE), { return __any_sync(0xffffffffu, condition) != 0; })

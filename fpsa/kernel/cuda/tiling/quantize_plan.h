@@ -1,9 +1,9 @@
 // In which order quantize_sm90a takes the tokens of Q and K, so that it reads them from memory once.
 //
-// A scale needs the largest magnitude of its group, and a group of 6x8x8 tokens with all heads side by side (3.9 MB) fits
-// no block's memory. So rows are read twice, first for magnitudes, then for codes, and the second time soon enough to
-// come from L2. Tokens are taken as quads, four slots that follow one another. Quads whose groups are independent of
-// all others' form a unit: a tile, or the tiles that a larger group joins. A unit's codes come a certain number of quads
+// A scale needs the largest magnitude of its group, and a group of 6x8x8 tokens with all heads side by side (3.9 MB)
+// fits no block's memory. So rows are read twice, first for magnitudes, then for codes, and the second time soon enough
+// to come from L2. Tokens are taken as quads, four slots that follow one another. Quads whose groups are independent of
+// all others' form a unit: a tile, or the tiles that a larger group joins. A unit's codes come a number of quads
 // after its magnitudes: late enough that these are complete when the codes need them, early enough that L2 still has
 // the rows. One group over the whole grid is one unit, and is then read from memory twice.
 #pragma once
@@ -18,10 +18,10 @@ namespace fpsa::kernel::cuda {
 
 inline constexpr int kQuad = 4;  // slots
 
-/// Quads by which codes lag behind magnitudes. Two blocks of threads on each of 132 multiprocessors, each with a quad in
-/// work, one on its way and one known, have 792 tasks under way. Once codes and magnitudes alternate, twice the lag lies
-/// between the last magnitudes of a unit and its first codes. With rows of 10 KB it is 16 MB, with a unit of a tile 20
-/// of L2's 50.
+/// Quads by which codes lag behind magnitudes. Two blocks of threads on each of 132 multiprocessors, each with a quad
+/// in work, one on its way and one known, have 792 tasks under way. Once codes and magnitudes alternate, twice the lag
+/// lies between the last magnitudes of a unit and its first codes. With rows of 10 KB it is 16 MB, with a unit of a
+/// tile 20 of L2's 50.
 inline constexpr int64_t kQuadLag = 400;
 
 /// One task of the kernel: the magnitudes or the codes of a quad.

@@ -56,7 +56,8 @@ inline constexpr int kValueThreads = 128;
 inline ValueTiling value_tiling(int64_t width, int64_t slots, int64_t batch, int64_t multiprocessors) {
   const int64_t columns = (width + 8 * kValueThreads - 1) / (8 * kValueThreads), blocks = (width + 127) / 128;
   const auto share = [&](int64_t resident, int64_t each, int64_t most) {
-    return static_cast<int>(std::clamp<int64_t>(multiprocessors * resident / (each * batch), 1, std::max<int64_t>(most, 1)));
+    const int64_t wanted = multiprocessors * resident / (each * batch);
+    return static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1)));
   };
   return {static_cast<int>(columns), share(16, columns, slots / 32), static_cast<int>(blocks),
           share(8, blocks, slots / kSegment)};
