@@ -36,6 +36,16 @@ def environment():
     return dict(os.environ, PYTHONPATH=os.pathsep.join(places), OMP_NUM_THREADS="1")
 
 
+@pytest.fixture(scope="session")
+def program():
+    """The program fpsa: of the build tree, or of FPSA_BIN_DIR."""
+    folder = pathlib.Path(os.environ.get("FPSA_BIN_DIR", ROOT / "build" / "release"))
+    for path in (folder / "bin" / "fpsa", folder.parent / "bin" / "fpsa"):
+        if path.exists():
+            return path.resolve()
+    raise FileNotFoundError(f"no bin/fpsa in {folder} or beside it; build it, or set FPSA_BIN_DIR")
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(20250604)

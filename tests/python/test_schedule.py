@@ -53,7 +53,7 @@ def test_settings_follow_phases_and_overrides():
     schedule = fpsa.Schedule([fpsa.Phase(0.5, (2, 4, 4), (1, 2, 2)), fpsa.Phase(1.0, (4, 4, 4), quant="none")], tile=TILE,
                              overrides=[fpsa.Override(layers=[2], heads=[(1, 3)], phases=[1], window=(1, 1, "all"))])
     assert [schedule.phase_at(step, 4) for step in range(4)] == [0, 0, 1, 1]
-    assert schedule.phase_at_sigma(1.0) == 0 and schedule.phase_at_sigma(0.0) == 1
+    assert schedule.step_of_level(1.0) == 0 and schedule.step_of_level(0.0, 20) == 19
     assert schedule.setting(0, 0, 0) == dict(pattern="sta", granularity=(2, 4, 4), window=(1, 2, 2), quant="e4m3", override=None)
     assert schedule.setting(0, 2, 3)["window"] == (1, 1, "all") and schedule.setting(0, 2, 3)["override"] == 1
     assert schedule.setting(1, 2, 3)["window"] == ("all",) * 3 and schedule.setting(1, 2, 3)["quant"] == "none"
@@ -61,6 +61,9 @@ def test_settings_follow_phases_and_overrides():
 
 @pytest.mark.parametrize("make, kind, words", [
     (lambda: fpsa.Schedule([]), ValueError, ["phase"]),
+    (lambda: fpsa.Schedule([1.0]), TypeError, ["phases: expected a list of fpsattention.Phase", "1.0"]),
+    (lambda: fpsa.Schedule(None), TypeError, ["phases", "None"]),
+    (lambda: fpsa.BlockMask("x", [0], tile=TILE), TypeError, ["row_begin", "'x'"]),
     (lambda: fpsa.Schedule([fpsa.Phase(0.5, TILE)], tile=TILE), ValueError, ["until", "0.5"]),
     (lambda: fpsa.Schedule([fpsa.Phase(1.0, (3, 4, 4))], tile=TILE), ValueError, ["granularity", "multiple"]),
     (lambda: fpsa.Phase(1.0, (2, 4)), ValueError, ["granularity", "(2, 4)"]),
@@ -73,6 +76,10 @@ def test_settings_follow_phases_and_overrides():
     (lambda: fpsa.Schedule.parse("version = 1\ncolour = 3\n", "x.toml"), ValueError, ["x.toml:2", "colour"]),
     (lambda: fpsa.Schedule.default().phase_at(5, 5), ValueError, ["step", "5"]),
     (lambda: fpsa.Schedule.default().check_for(grid=(0, 1, 1)), ValueError, ["grid"]),
+    (lambda: fpsa.Schedule.default().check_for(layers=2), ValueError, ["both or none"]),
+    (lambda: fpsa.SlidingTile((1, 2), TILE), ValueError, ["window", "(1, 2)"]),
+    (lambda: fpsa.SlidingTile("most", TILE), TypeError, ["window", "most"]),
+    (lambda: fpsa.Dense(3), TypeError, ["tile", "(t, y, x)", "3"]),
     (lambda: fpsa.Schedule([fpsa.Phase(1.0, TILE)], tile=TILE, overrides=[fpsa.Override(heads=[9], window="all")]).check_for(
         layers=2, heads=4), ValueError, ["override 1", "9"]),
     (lambda: fpsa.SlidingTile((0, 1, 1), TILE), ValueError, ["window", "0"]),

@@ -9,28 +9,17 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 import fpsattention as fpsa
 from reference import rms
-
-TILE = (2, 2, 3)
-GRID = (3, 4, 6)  # of 9 frames of 64x96
-SCHEDULE = fpsa.Schedule([fpsa.Phase(0.5, TILE, (1, 1, 1), "none"), fpsa.Phase(1.0, TILE, "all", "none")], tile=TILE)
+from wan_models import GRID, SCHEDULE, TILE, calls_of_attention, inputs, run, transformer
 
 
-def transformer(layers=2, **options):
-    torch.manual_seed(3)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=32, in_channels=4, out_channels=4, text_dim=32,
-        freq_dim=32, ffn_dim=96, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", **options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
+@pytest.fixture
+def default_backend():
+    """Puts diffusers' default back, which set_attention_backend changes for every model of the process."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
-
-def inputs(batch=1, timestep=500.0, requires_grad=False):
-    return dict(hidden_states=torch.randn(batch, 4, 3, 8, 12, requires_grad=requires_grad),
-                timestep=torch.full((batch,), timestep) if isinstance(timestep, float) else timestep,
-                encoder_hidden_states=torch.randn(batch, 7, 32))
+    before = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry._active_backend = before
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +29,6 @@ def pipeline():
     pipe = tiny_random_model.build()
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def run(pipe, steps=4, **arguments):
-    return pipe(prompt="a red circle moves left", height=64, width=96, num_frames=9, num_inference_steps=steps,
-                output_type="latent", generator=torch.Generator().manual_seed(5), guidance_scale=3.0, **arguments).frames
 
 
 def test_dense_gives_the_latents_of_the_original_and_remove_gives_its_bits(pipeline, tolerance):
@@ -78,25 +62,18 @@ def test_grid_and_step_are_those_of_the_run(pipeline):
 
 
 def test_each_step_of_a_pipeline_attends_by_its_phase(pipeline, monkeypatch):
-    phases = []
-    call = fpsa._attention._call
-
-    def spy(q, k, v, text, grid, given, layer, *rest):
-        phases.append((tuple(grid), tuple(given), layer))
-        return call(q, k, v, text, grid, given, layer, *rest)
-
-    monkeypatch.setattr(fpsa._attention, "_call", spy)
+    calls = calls_of_attention(monkeypatch)
     with fpsa.apply(pipeline, SCHEDULE):
         run(pipeline, steps=5)
     # 5 steps, with and without the prompt, 2 layers; f = 0, .2, .4 | .6, .8
-    assert phases == [(GRID, (phase,), layer) for phase in (0, 0, 0, 1, 1) for _ in range(2) for layer in range(2)]
+    assert calls == [(GRID, (phase,), layer) for phase in (0, 0, 0, 1, 1) for _ in range(2) for layer in range(2)]
 
 
 def test_other_samplers_and_two_runs_in_a_row_keep_count(pipeline):
     original = pipeline.scheduler
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     try:
         with fpsa.apply(pipeline, SCHEDULE) as applied:
+            pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)  # the one of the run counts
             first = run(pipeline, steps=3)
             assert torch.equal(run(pipeline, steps=3), first)
             assert sorted({e["step"] for e in applied.explain()}) == [0, 1, 2]
@@ -135,53 +112,6 @@ def test_fused_projections_give_the_same_result(tolerance):
         assert rms(model(**arguments).sample, expected) <= tolerance("kModelF32")
 
 
-def test_in_training_each_sample_has_the_phase_of_its_noise_level(tolerance):
-    model = transformer().eval()
-    # shift 5: phase 1 while u > .5, that is sigma > .833
-    levels = torch.tensor([950.0, 300.0, 900.0])
-    assert [SCHEDULE.phase_at_sigma(level / 1000) for level in levels.tolist()] == [0, 1, 0]
-    batch = inputs(3, levels)
-    with torch.no_grad(), fpsa.apply(model, SCHEDULE):
-        together = model(**batch).sample
-        for i in range(3):
-            alone = model(**{name: x[i:i + 1] for name, x in batch.items()}).sample
-            assert rms(together[i:i + 1], alone) <= tolerance("kModelF32")
-
-
-@pytest.mark.parametrize("quant", ["none", "e4m3"])
-def test_gradient_checkpointing_gives_the_same_gradients_even_across_forwards(quant):
-    """Two forwards in different phases before one backward: what is computed again must see its own phase."""
-    schedule = fpsa.Schedule([fpsa.Phase(0.5, TILE, (1, 1, 1), quant), fpsa.Phase(1.0, TILE, "all", quant)], tile=TILE)
-    model = transformer().train()
-    batches = [inputs(2, torch.tensor([950.0, 300.0])), inputs(2, 990.0), inputs(1, 100.0)]
-    grads = []
-    with fpsa.apply(model, schedule):
-        for checkpointing in (False, True):
-            model.gradient_checkpointing = False
-            if checkpointing:
-                model.enable_gradient_checkpointing()
-            model.zero_grad()
-            sum(model(**batch).sample.square().mean() for batch in batches).backward()
-            grads.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    assert len(grads[0]) == len(grads[1]) > 0
-    assert all(torch.equal(one, other) for one, other in zip(*grads))
-
-
-def test_gradients_equal_those_of_the_original_where_attention_is_dense(tolerance):
-    model = transformer()
-    batch = inputs(2)
-    grads = []
-    for ours in (False, True):
-        applied = fpsa.apply(model, "dense") if ours else None
-        model.zero_grad()
-        model(**batch).sample.square().sum().backward()
-        grads.append({name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None})
-        if applied:
-            applied.remove()
-    for name, expected in grads[0].items():
-        assert rms(grads[1][name], expected) <= tolerance("kModelF32"), name
-
-
 def test_a_feed_forward_in_e4m3_is_coded_and_undone(tolerance):
     model = transformer(layers=1).eval()
     arguments = inputs()
@@ -194,7 +124,7 @@ def test_a_feed_forward_in_e4m3_is_coded_and_undone(tolerance):
             x = torch.randn(5, 96)
             assert torch.equal(layer(x), fpsa.e4m3_linear(x, layer.weight, layer.bias))
         assert torch.equal(model(**arguments).sample, plain)
-    assert tolerance("kModelF32") < rms(coded, plain) < 0.1
+    assert tolerance("kModelF32") < rms(coded, plain) < 2 * tolerance("kOpsE4m3")
 
 
 def with_metadata(path, text):
@@ -237,6 +167,12 @@ def test_errors_say_what_was_expected(pipeline):
         fpsa.apply(torch.nn.Linear(2, 2), "dense")
     with pytest.raises(TypeError, match="schedule"):
         fpsa.apply(pipeline, 3)
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        fpsa.apply(pipeline, "dense", num_inference_steps=4)
+    with pytest.raises(ValueError, match="1 to 1000.*0"):
+        fpsa.apply(pipeline.transformer, "dense", num_inference_steps=0)
+    with fpsa.apply(pipeline.transformer, "dense"), pytest.raises(ValueError, match="noise level.*1500"):
+        pipeline.transformer(**inputs(1, 1500.0))
     with pytest.raises(FileNotFoundError):
         fpsa.apply(pipeline, "no-such.toml")
     with pytest.raises(ValueError, match="override 1 layers.*7"):
@@ -270,7 +206,7 @@ def test_layers_compile_whole_and_serve_all_steps(pipeline):
             torch.testing.assert_close(model(**batch).sample, wanted)
 
 
-def test_the_dispatcher_has_a_dense_backend(pipeline, tolerance):
+def test_the_dispatcher_has_a_dense_backend(default_backend, tolerance):
     from diffusers.models.attention_dispatch import attention_backend
 
     assert fpsa.register_backend() == fpsa.register_backend() == "fpsa"
@@ -290,19 +226,33 @@ def test_the_dispatcher_has_a_dense_backend(pipeline, tolerance):
         dispatch_attention_fn(q, q, q, is_causal=True)
 
 
-def test_calibration_finds_the_sparse_schedule_that_costs_least(pipeline):
+def test_calibration_finds_the_sparse_schedule_that_costs_least(pipeline, monkeypatch, tmp_path, tolerance):
     original = run(pipeline, steps=3)
-    arguments = dict(height=64, width=96, num_frames=9, num_inference_steps=3, guidance_scale=3.0)
+    (tmp_path / "candidates.toml").write_text(f"tile = {list(TILE)}\n" + "".join(
+        f'[[candidate]]\ngranularity = {list(TILE)}\nwindow = {window}\nquant = "none"\n'
+        for window in ('"all"', "[2, 2, 1]", "[1, 1, 1]")))
+    arguments = dict(height=64, width=96, num_frames=9, num_inference_steps=3, guidance_scale=3.0,
+                     candidates=tmp_path / "candidates.toml")
     found = fpsa.calibrate(pipeline, ["a red circle", "a blue star"], density=0.6, **arguments)
     assert found.errors.shape == (len(found.candidates), 3, 2, 2) and len(found.densities) == len(found.candidates)
     assert 0 < found.density <= 0.6 and found.error >= 0
     found.schedule.check_for(grid=GRID, layers=2, heads=2)
     assert found.schedule.shift == 3.0
     assert torch.equal(run(pipeline, steps=3), original), "the pipeline's own attention was not put back"
-    dense = min(found.errors[i].mean().item() for i, density in enumerate(found.densities) if density == 1.0)
-    sparse = min(found.errors[i].mean().item() for i, density in enumerate(found.densities) if density < 0.6)
-    assert dense < sparse
+    assert found.densities == pytest.approx([fpsa.SlidingTile(window, TILE).density(GRID)
+                                             for window in ("all", (2, 2, 1), (1, 1, 1))])
+    assert found.errors[0].abs().max() < tolerance("kModelF32") < found.errors[1].mean() < found.errors[2].mean()
+    # Before anything runs.
+    monkeypatch.setattr(type(pipeline), "__call__", lambda *_, **__: pytest.fail("the pipeline ran"))
     with pytest.raises(ValueError, match="one of them"):
         fpsa.calibrate(pipeline, "x", density=0.5, max_error=0.1, **arguments)
     with pytest.raises(ValueError, match="per"):
         fpsa.calibrate(pipeline, "x", per="token", **arguments)
+    with pytest.raises(ValueError, match="density.*1.5"):
+        fpsa.calibrate(pipeline, "x", density=1.5, **arguments)
+    with pytest.raises(ValueError, match="max_error.*-1"):
+        fpsa.calibrate(pipeline, "x", max_error=-1.0, **arguments)
+    with pytest.raises(ValueError, match="num_inference_steps.*2"):
+        fpsa.calibrate(pipeline, "x", **dict(arguments, num_inference_steps=2))
+    with pytest.raises(ValueError, match="prompts"):
+        fpsa.calibrate(pipeline, [], **arguments)

@@ -1,14 +1,10 @@
 """bench(): the program's own bench, found and read."""
 
-import os
-import pathlib
 import sys
 
 import pytest
 
 import fpsattention as fpsa
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def script(tmp_path, body):
@@ -36,10 +32,7 @@ def test_errors_say_how_to_get_the_program_and_what_it_printed(tmp_path, monkeyp
         fpsa.bench()
 
 
-def test_the_real_program_is_called_with_flags_that_it_knows():
-    program = next((path for path in (ROOT / "build" / "release" / "bin" / "fpsa",) if path.exists()), None)
-    if program is None or "FPSA_BIN_DIR" in os.environ:
-        pytest.skip("the program is not built here")
+def test_the_real_program_is_called_with_flags_that_it_knows(program):
     with pytest.raises(RuntimeError) as error:
         fpsa.bench(path=program, arguments=["--no-such-flag"])
     assert "no-such-flag" in str(error.value) and "--quick" not in str(error.value).split("failed")[1]
