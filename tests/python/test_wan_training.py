@@ -134,6 +134,8 @@ def test_an_e4m3_feed_forward_over_adapters_is_refused_and_nothing_is_left_behin
 
 
 ACCELERATED = """
+import os
+
 import torch
 from accelerate import Accelerator
 import fpsattention as fpsa
@@ -165,8 +167,10 @@ kernels = {entry["kernel"] for entry in applied.explain()}
 assert any("e4m3" in kernel for kernel in kernels) and any("bf16" in kernel for kernel in kernels), kernels
 assert not any("f32" in kernel.split("_") for kernel in kernels), kernels
 applied.remove()
-accelerator.print("trained", moved)
+accelerator.print("trained", moved, flush=True)
+accelerator.wait_for_everyone()
 accelerator.end_training()
+os._exit(0)  # Gloo's threads may still run while a process ends, which then aborts now and then
 """
 
 
