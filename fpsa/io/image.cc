@@ -75,9 +75,7 @@ Image contact_sheet(const std::vector<SheetRow>& rows, int64_t columns) {
   for (const SheetRow& row : rows) {
     FPSA_CHECK(row.video && row.video->frames >= 1, "row '", row.label, "' of a contact sheet has no frames");
     sheet.height += label_height + row.video->height + kMargin;
-    const auto letters = static_cast<int64_t>(row.label.size());  // bytes, so none is cut off
-    sheet.width = std::max({sheet.width, columns * (row.video->width + kMargin) + kMargin,
-                            letters * kGlyphAdvance + 2 * kMargin});
+    sheet.width = std::max(sheet.width, columns * (row.video->width + kMargin) + kMargin);
   }
   sheet.rgb.assign(static_cast<size_t>(sheet.height * sheet.width * 3), 255);
   int64_t top = kMargin;

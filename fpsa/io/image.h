@@ -29,8 +29,7 @@ struct SheetRow {
   const Video* video = nullptr;
 };
 
-/// Lays `columns` evenly spaced frames of each video side by side, one labelled row per video, as wide as
-/// the frames or the longest label need.
+/// Lays `columns` evenly spaced frames of each video side by side, one labelled row per video.
 ///   Errors    fpsa::Error without rows, with columns < 1, or for an empty video
 Image contact_sheet(const std::vector<SheetRow>& rows, int64_t columns);
 
