@@ -9,19 +9,9 @@
 namespace fpsa::schedule {
 namespace {
 
-// How far below a phase's border f may lie and still count as having reached it. Of i / steps: rounding in F64, of
-// borders that were computed (0.1 + 0.05) too. Of an F32 sigma that a sampler made from f: at most shift * 2^-23.
+// How far below a phase's border f = step / steps may lie and still count as having reached it: rounding in F64, of
+// borders that were computed (0.1 + 0.05) too.
 constexpr double kStepTolerance = 1e-12;
-constexpr double kSigmaTolerance = 1e-6;
-
-int phase_of_fraction(const Schedule& schedule, double f, double tolerance) {
-  const auto& phases = schedule.phases;
-  FPSA_CHECK(!phases.empty(), "schedule: expected at least one phase, received none");
-  size_t i = 0;
-  while (i + 1 < phases.size() && f >= phases[i].until - tolerance)
-    ++i;
-  return static_cast<int>(i);
-}
 
 bool selects(const std::vector<IndexRange>& ranges, int64_t index) {
   return ranges.empty() ||
@@ -100,13 +90,13 @@ void check_for_model(const Schedule& schedule, int64_t layers, int64_t heads) {
 int phase_at(const Schedule& schedule, int64_t step, int64_t steps) {
   FPSA_CHECK(steps >= 1, "steps = ", steps, ": expected at least 1");
   FPSA_CHECK(step >= 0 && step < steps, "step = ", step, ": expected [0, ", steps, ")");
-  return phase_of_fraction(schedule, static_cast<double>(step) / static_cast<double>(steps), kStepTolerance);
-}
-
-int phase_at_sigma(const Schedule& schedule, double sigma) {
-  FPSA_CHECK(sigma >= 0.0 && sigma <= 1.0, "sigma = ", sigma, ": expected [0, 1]");
-  const double u = sigma / (schedule.shift - (schedule.shift - 1.0) * sigma);
-  return phase_of_fraction(schedule, 1.0 - u, kSigmaTolerance);
+  const auto& phases = schedule.phases;
+  FPSA_CHECK(!phases.empty(), "schedule: expected at least one phase, received none");
+  const double f = static_cast<double>(step) / static_cast<double>(steps);
+  size_t i = 0;
+  while (i + 1 < phases.size() && f >= phases[i].until - kStepTolerance)
+    ++i;
+  return static_cast<int>(i);
 }
 
 Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int64_t head) {

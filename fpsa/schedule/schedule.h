@@ -98,14 +98,6 @@ void check_for_model(const Schedule& schedule, int64_t layers, int64_t heads);
 ///   Errors    steps < 1 or step outside [0, steps)
 int phase_at(const Schedule& schedule, int64_t step, int64_t steps);
 
-/// Returns the phase of a noise level sigma in [0, 1] among plain levels: u = sigma / (shift - (shift - 1) * sigma),
-/// f = 1 - u. An f within 1e-6 of a border has reached it, so that a sigma rounded to F32 gives the phase of its u.
-/// For a sampler of the same shift with u = 1 - i / steps that is the phase of its step. UniPC's own levels are
-/// u = 1 - 0.999 i / steps: their f lags behind the step's by up to 0.001, so a step that lies less than that past a
-/// border still has the earlier phase's sigma. Sampling therefore goes by step, and training by the sampler's levels
-/// (train/phases.h).
-int phase_at_sigma(const Schedule& schedule, double sigma);
-
 /// Returns the setting of one layer and head in a phase, overrides applied. Layers and heads count from 0.
 Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int64_t head);
 

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "fpsa/base/check.h"
 #include "fpsa/pattern/mask.h"
 #include "tests/error_of.h"
@@ -70,55 +68,6 @@ TEST(PhaseAt, RefusesStepsOutOfRange) {
   EXPECT_EQ(error_of([&] { phase_at(s, 0, 0); }), "steps = 0: expected at least 1");
   EXPECT_EQ(error_of([&] { phase_at(s, 50, 50); }), "step = 50: expected [0, 50)");
   EXPECT_EQ(error_of([&] { phase_at(s, -1, 50); }), "step = -1: expected [0, 50)");
-}
-
-TEST(PhaseAtSigma, AgreesWithTheStepsOfASamplerOfTheSameShiftInF32) {
-  Schedule s = default_schedule();
-  for (const double shift : {1.0, 3.0, 5.0, 8.0, 12.0}) {
-    s.shift = shift;
-    for (int64_t steps = 1; steps <= 100; ++steps) {
-      for (int64_t i = 0; i < steps; ++i) {
-        const double u = 1.0 - static_cast<double>(i) / static_cast<double>(steps);
-        const float sigma = static_cast<float>(shift * u / (1.0 + (shift - 1.0) * u));
-        ASSERT_EQ(phase_at_sigma(s, sigma), phase_at(s, i, steps))
-            << "shift " << shift << " step " << i << "/" << steps;
-      }
-    }
-  }
-}
-
-// UniPC spaces u from 1 to 0.001, not to 0, so its f lags behind the step's.
-TEST(PhaseAtSigma, LagsByLessThanAThousandthOnTheLevelsOfUniPc) {
-  Schedule s = default_schedule();
-  auto sigma_at = [&](int64_t step, int64_t steps) {
-    const double u = 1.0 - 0.999 * static_cast<double>(step) / static_cast<double>(steps);
-    return static_cast<float>(s.shift * u / (1.0 + (s.shift - 1.0) * u));
-  };
-  for (const double shift : {3.0, 5.0, 12.0}) {
-    s.shift = shift;
-    for (int64_t steps = 1; steps <= 100; ++steps) {
-      for (int64_t i = 0; i < steps; ++i) {
-        const int by_step = phase_at(s, i, steps), by_sigma = phase_at_sigma(s, sigma_at(i, steps));
-        if (by_sigma == by_step) continue;
-        ASSERT_EQ(by_sigma, by_step - 1) << "step " << i << "/" << steps;
-        const double past =
-            static_cast<double>(i) / static_cast<double>(steps) - s.phases[static_cast<size_t>(by_sigma)].until;
-        ASSERT_LT(past, 0.001) << "step " << i << "/" << steps;
-      }
-    }
-    EXPECT_EQ(phase_at_sigma(s, sigma_at(10, 50)), 0) << "f 0.1998, the step's 0.2";
-    EXPECT_EQ(phase_at_sigma(s, sigma_at(11, 50)), 1);
-    EXPECT_EQ(phase_at_sigma(s, sigma_at(30, 50)), 1) << "f 0.5994, the step's 0.6";
-    EXPECT_EQ(phase_at_sigma(s, sigma_at(31, 50)), 2);
-  }
-}
-
-TEST(PhaseAtSigma, CoversBothEndsAndRefusesTheRest) {
-  const Schedule s = default_schedule();
-  EXPECT_EQ(phase_at_sigma(s, 1.0), 0);
-  EXPECT_EQ(phase_at_sigma(s, 0.0), 2);
-  EXPECT_EQ(error_of([&] { phase_at_sigma(s, 1.5); }), "sigma = 1.5: expected [0, 1]");
-  EXPECT_EQ(error_of([&] { phase_at_sigma(s, std::nan("")); }), "sigma = nan: expected [0, 1]");
 }
 
 TEST(SettingFor, WithoutOverridesIsThePhase) {
