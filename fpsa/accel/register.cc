@@ -127,15 +127,17 @@ TORCH_LIBRARY_FRAGMENT(fpsa, m) {
       {at::Tag::pt2_compliant_tag});
 }
 
-TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
+// One list for every device: ops looks at the tensors, and says in words what has no kernels there.
+void implement(torch::Library& m) {
   m.impl("scheduled_attention", forward);
   m.impl("scheduled_attention_backward", backward);
 }
 
-// The same functions: ops looks at the device, and says in words what has no kernels there.
+TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
+  implement(m);
+}
 TORCH_LIBRARY_IMPL(fpsa, CUDA, m) {
-  m.impl("scheduled_attention", forward);
-  m.impl("scheduled_attention_backward", backward);
+  implement(m);
 }
 
 TORCH_LIBRARY_IMPL(fpsa, AutocastCPU, m) {

@@ -213,7 +213,8 @@ TORCH_LIBRARY(fpsa, m) {
   m.def("force_isa(str name) -> ()", force_isa_op);
 }
 
-TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
+// One list for every device: the functions look at their tensors, and say in words what has no kernels there.
+void implement(torch::Library& m) {
   m.impl("attention", attention_op);
   m.impl("masked_attention", masked_attention_op);
   m.impl("dense_attention", dense_attention_op);
@@ -223,15 +224,11 @@ TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
   m.impl("e4m3_linear_backward", e4m3_linear_backward_op);
 }
 
-// The same functions: they look at the device, and say in words what has no kernels there.
+TORCH_LIBRARY_IMPL(fpsa, CPU, m) {
+  implement(m);
+}
 TORCH_LIBRARY_IMPL(fpsa, CUDA, m) {
-  m.impl("attention", attention_op);
-  m.impl("masked_attention", masked_attention_op);
-  m.impl("dense_attention", dense_attention_op);
-  m.impl("quantize_tokens", quantize_tokens_op);
-  m.impl("quantize_channels", quantize_channels_op);
-  m.impl("e4m3_linear", e4m3_linear_op);
-  m.impl("e4m3_linear_backward", e4m3_linear_backward_op);
+  implement(m);
 }
 
 TORCH_LIBRARY_IMPL(fpsa, Meta, m) {

@@ -37,13 +37,7 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-/// Addresses of the barriers. "Full" ends a phase when bytes have landed, "free" when all readers are done.
-struct BwdBarriers {
-  ptx::SharedAddress base;
-  int stages;
-  FPSA_DEVICE ptx::SharedAddress at(int index) const {
-    return base + static_cast<uint32_t>(index) * ptx::kBarrierBytes;
-  }
+struct BwdBarriers : BarrierRow {
   FPSA_DEVICE ptx::SharedAddress full(int stage) const { return at(stage); }
   FPSA_DEVICE ptx::SharedAddress free(int stage) const { return at(stages + stage); }
   FPSA_DEVICE ptx::SharedAddress rows_full(int group) const { return at(2 * stages + group); }
@@ -80,7 +74,7 @@ FPSA_DEVICE void produce_bwd(const AttentionBwdParams& p, ptx::SharedAddress mem
   const int row_segments = kTiling.of_keys ? p.key_segments : p.query_segments;
   const int column_segments = kTiling.of_keys ? p.query_segments : p.key_segments;
   int number = 0, item_number = 0;
-  const int32_t total = p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
+  const int32_t total = item_total(p);
   for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
     const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
     const WorkItem& item = p.items[place.item];
@@ -132,7 +126,7 @@ FPSA_DEVICE void produce_bwd(const AttentionBwdParams& p, ptx::SharedAddress mem
 
 /// One consumer warpgroup. Arrays are registers: every index is a constant after unrolling.
 template <AttentionBwdTiling kTiling>
-struct BwdConsumer {
+struct BwdConsumer : Warpgroup {
   static constexpr BwdSharedMap kMap = bwd_shared_map(kTiling);
   static constexpr bool kOfKeys = kTiling.of_keys, kCoded = kTiling.coded;
   static constexpr int kDim = kTiling.dim, kColumns = kTiling.columns, kStages = kTiling.stages;
@@ -142,9 +136,7 @@ struct BwdConsumer {
   static_assert(kDim == 64 || kDim == 128, "whole strips, and a row of codes is one row of a swizzle");
 
   const AttentionBwdParams& p;
-  const ptx::SharedAddress memory;
   const BwdBarriers& barriers;
-  const int group, thread;  // of the block's consumers, of the warpgroup
 
   float scores[kColumns / 2], d_p[kColumns / 2];          // S, then P (with codes 256 P)
   float first[kDim / 2], second[kOfKeys ? kDim / 2 : 1];  // dK and dV, or dQ
@@ -155,13 +147,8 @@ struct BwdConsumer {
 
   FPSA_DEVICE BwdConsumer(const AttentionBwdParams& p, ptx::SharedAddress memory, const BwdBarriers& barriers,
                           int thread)
-      : p(p), memory(memory), barriers(barriers), group(thread / 128 - 1), thread(thread % 128) {}
+      : Warpgroup(memory, thread), p(p), barriers(barriers) {}
 
-  // Readers are done with something: each warp says so once, after its last thread.
-  FPSA_DEVICE void release(ptx::SharedAddress barrier) {
-    ptx::sync_warp();
-    if (thread % 32 == 0) ptx::mbarrier_arrive(barrier);
-  }
   FPSA_DEVICE ptx::SharedAddress rows() const {
     return ptx::opaque(memory) + kMap.rows + static_cast<uint32_t>(group) * kMap.row_bytes;
   }
@@ -223,17 +210,6 @@ struct BwdConsumer {
     FPSA_UNROLL
     for (int step = 0; step < kSteps; ++step)
       ptx::wgmma_bf16<ptx::Major::kMn>(second, p_words[step], ptx::advance_descriptor(b, at_column(16 * step)), true);
-  }
-
-  /// Scores of columns that do not exist become -inf. Entries are the block's.
-  FPSA_DEVICE void mask(const int32_t* entries) {
-    FPSA_UNROLL
-    for (int s = 0; s < kSegments; ++s) {
-      const int left = entry_valid(entries[s]) - fragment_column(thread);
-      FPSA_UNROLL
-      for (int i = 0; i < 16; ++i)
-        if (i / 4 * 8 + i % 2 >= left) scores[16 * s + i] = kLowest;
-    }
   }
 
   /// Scalar `array` of the thread's two columns among columns 8 j to 8 j + 7 of the block.
@@ -327,10 +303,7 @@ struct BwdConsumer {
   /// The block of columns `number`, whose entries are given, and the gradients of the block before.
   template <bool kFirst>
   FPSA_DEVICE void step(const int32_t* entries, bool last) {
-    bool full = true;
-    FPSA_UNROLL
-    for (int s = 0; s < kSegments; ++s)
-      full = full && entry_full(entries[s]);
+    const bool full = all_exist<kSegments>(entries);
     wait_for_block();
     if constexpr (kFirst)
       ptx::wgmma_fence();
@@ -348,7 +321,7 @@ struct BwdConsumer {
     issue_d_p();
     ptx::wgmma_wait<1>();
     ptx::pin(scores);
-    if (!full) mask(entries);
+    if (!full) mask(scores, entries, thread);
     probabilities();
     if constexpr (kOfKeys) pack_p();
     ptx::wgmma_wait<0>();
@@ -356,11 +329,6 @@ struct BwdConsumer {
     if (last) release(barriers.rows_free(group));
     pack_d_s();
     ++number;
-  }
-
-  FPSA_DEVICE int slot_of(int row, const WorkItem& item) const {
-    const int segment = item.query_segment[2 * group + row / kSegment];
-    return segment < 0 ? -1 : segment * kSegment + row % kSegment;
   }
 
   FPSA_DEVICE void start_item(int job, const WorkItem& item) {
@@ -437,7 +405,7 @@ struct BwdConsumer {
   }
 
   FPSA_DEVICE void run() {
-    const int32_t total = p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
+    const int32_t total = item_total(p);
     for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
       const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
       const WorkItem& item = p.items[place.item];
@@ -474,9 +442,8 @@ template <AttentionBwdTiling kTiling>
 FPSA_DEVICE void attention_bwd_bf16_sm90a(const AttentionBwdParams& p) {
   constexpr BwdSharedMap kMap = bwd_shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
-  const BwdBarriers barriers{memory + kMap.barriers, kTiling.stages};
-  const int thread = ptx::thread_index();
-  if (thread == 0) {
+  const BwdBarriers barriers{{memory + kMap.barriers, kTiling.stages}};
+  const auto ready = [&] {
     constexpr uint32_t kWarps = kConsumers * 4;
     for (int stage = 0; stage < kTiling.stages; ++stage) {
       ptx::mbarrier_init(barriers.full(stage), 1);
@@ -491,15 +458,10 @@ FPSA_DEVICE void attention_bwd_bf16_sm90a(const AttentionBwdParams& p) {
     ptx::prefetch_map(p.k);
     ptx::prefetch_map(p.v);
     ptx::prefetch_map(p.d_out);
-  }
-  ptx::sync_block();
-  if (thread < ptx::kWarpgroupThreads) {
-    ptx::set_max_registers_lower<kProducerRegisters>();
-    if (thread < ptx::kWarpThreads && ptx::elect_one()) produce_bwd<kTiling>(p, memory, barriers);
-  } else {
-    ptx::set_max_registers_raise<kConsumerRegisters>();
-    BwdConsumer<kTiling>(p, memory, barriers, thread).run();
-  }
+  };
+  run_warpgroups(
+      ready, [&] { produce_bwd<kTiling>(p, memory, barriers); },
+      [&](int thread) { BwdConsumer<kTiling>(p, memory, barriers, thread).run(); });
 }
 
 }  // namespace fpsa::kernel::cuda::inline FPSA_TARGET

@@ -182,7 +182,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
   template <bool kFirst>
   FPSA_DEVICE void step(int32_t entry, int, bool last) {
     const int32_t* entries = p.entries + entry;
-    const bool full = this->all_exist(entries);
+    const bool full = all_exist<Parts::kSegments>(entries);
     this->take_turn();
     this->wait_for_keys(number);
     if constexpr (!kFirst) this->wait_for_values(number - 1);
@@ -194,7 +194,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
     ptx::pin(scores);
     this->release(barriers.keys_free(stage_of<kStages>(number)));
     if (last) this->release(barriers.queries_free(group));
-    if (!full) this->mask(entries);
+    if (!full) mask(scores, entries, Parts::thread);
     softmax();
     if constexpr (!kFirst) {
       finish_values(number - 1);
@@ -228,23 +228,13 @@ template <AttentionTiling kTiling>
 FPSA_DEVICE void attention_fwd_bf16_sm90a(const AttentionParams& p) {
   constexpr SharedMap kMap = shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
-  const Barriers barriers{memory + kMap.barriers, kTiling.stages};
-  const int thread = ptx::thread_index();
-  if (thread == 0) {
-    init_barriers(barriers);
-    ptx::prefetch_map(p.q);
-    ptx::prefetch_map(p.k);
-    ptx::prefetch_map(p.v);
-  }
-  ptx::sync_block();
-  if (thread < ptx::kWarpgroupThreads) {
-    ptx::set_max_registers_lower<kProducerRegisters>();
-    if (thread < ptx::kWarpThreads && ptx::elect_one()) produce_bf16<kTiling>(p, memory, barriers);
-  } else {
-    ptx::set_max_registers_raise<kConsumerRegisters>();
-    ConsumerBf16<kTiling> consumer(p, memory, barriers, thread);
-    consumer.run_items(consumer);
-  }
+  const Barriers barriers{{memory + kMap.barriers, kTiling.stages}};
+  run_forward(
+      p, barriers, [&] { produce_bf16<kTiling>(p, memory, barriers); },
+      [&](int thread) {
+        ConsumerBf16<kTiling> consumer(p, memory, barriers, thread);
+        consumer.run_items(consumer);
+      });
 }
 
 }  // namespace fpsa::kernel::cuda::inline FPSA_TARGET

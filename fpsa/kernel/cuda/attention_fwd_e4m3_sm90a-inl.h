@@ -238,7 +238,7 @@ struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
   template <bool kFirst>
   FPSA_DEVICE void step(int32_t entry, int block, bool last) {
     const int32_t* entries = p.entries + entry;
-    const bool full = this->all_exist(entries);
+    const bool full = all_exist<kSegments>(entries);
     this->take_turn();
     this->wait_for_keys(number);
     if constexpr (!kFirst) this->wait_for_values(number - 1);
@@ -249,7 +249,7 @@ struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
     ptx::wgmma_wait<kFirst ? 0 : 1>();
     ptx::pin(scores);
     if (last) this->release(barriers.queries_free(group));
-    if (!full) this->mask(entries);
+    if (!full) mask(scores, entries, thread);
     softmax();
     const bool folded = kFirst || block % kTiling.fold_every == 0;
     if constexpr (!kFirst) finish_values(number - 1, folded);
@@ -291,23 +291,13 @@ template <AttentionTiling kTiling>
 FPSA_DEVICE void attention_fwd_e4m3_sm90a(const AttentionFwdParams& p) {
   constexpr SharedMap kMap = shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
-  const Barriers barriers{memory + kMap.barriers, kTiling.stages};
-  const int thread = ptx::thread_index();
-  if (thread == 0) {
-    init_barriers(barriers);
-    ptx::prefetch_map(p.q);
-    ptx::prefetch_map(p.k);
-    ptx::prefetch_map(p.v);
-  }
-  ptx::sync_block();
-  if (thread < ptx::kWarpgroupThreads) {
-    ptx::set_max_registers_lower<kProducerRegisters>();
-    if (thread < ptx::kWarpThreads && ptx::elect_one()) produce<kTiling>(p, memory, barriers);
-  } else {
-    ptx::set_max_registers_raise<kConsumerRegisters>();
-    Consumer<kTiling> consumer(p, memory, barriers, thread);
-    consumer.run_items(consumer);
-  }
+  const Barriers barriers{{memory + kMap.barriers, kTiling.stages}};
+  run_forward(
+      p, barriers, [&] { produce<kTiling>(p, memory, barriers); },
+      [&](int thread) {
+        Consumer<kTiling> consumer(p, memory, barriers, thread);
+        consumer.run_items(consumer);
+      });
 }
 
 }  // namespace fpsa::kernel::cuda::inline FPSA_TARGET

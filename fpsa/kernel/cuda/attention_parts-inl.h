@@ -4,6 +4,7 @@
 
 #include "fpsa/kernel/cuda/attention_params.h"
 #include "fpsa/kernel/cuda/ptx/barrier.h"
+#include "fpsa/kernel/cuda/ptx/copy.h"
 #include "fpsa/kernel/cuda/ptx/math.h"
 #include "fpsa/kernel/cuda/ptx/thread.h"
 #include "fpsa/kernel/cuda/tiling/attention_tiling.h"
@@ -26,12 +27,15 @@ FPSA_DEVICE uint32_t parity_of(int number) {
 }
 
 /// Addresses of the barriers. "Full" ends a phase when bytes have landed, "free" when all readers are done.
-struct Barriers {
+struct BarrierRow {
   ptx::SharedAddress base;
   int stages;
   FPSA_DEVICE ptx::SharedAddress at(int index) const {
     return base + static_cast<uint32_t>(index) * ptx::kBarrierBytes;
   }
+};
+/// Those of a forward.
+struct Barriers : BarrierRow {
   FPSA_DEVICE ptx::SharedAddress keys_full(int stage) const { return at(stage); }
   FPSA_DEVICE ptx::SharedAddress keys_free(int stage) const { return at(stages + stage); }
   FPSA_DEVICE ptx::SharedAddress values_full(int stage) const { return at(2 * stages + stage); }
@@ -56,7 +60,8 @@ FPSA_DEVICE void init_barriers(const Barriers& barriers) {
 }
 
 /// Items of a launch.
-FPSA_DEVICE int32_t item_total(const AttentionParams& p) {
+template <class Params>
+FPSA_DEVICE int32_t item_total(const Params& p) {
   return p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
 }
 
@@ -78,17 +83,84 @@ FPSA_DEVICE float exp2_polynomial(float x) {
   return y * ptx::float_of((ptx::bits_of(shifted) << 23) + 0x3f800000u);
 }
 
+/// Whether every column of the block exists. Entries are the block's.
+template <int kSegments>
+FPSA_DEVICE bool all_exist(const int32_t* entries) {
+  bool full = true;
+  FPSA_UNROLL
+  for (int s = 0; s < kSegments; ++s)
+    full = full && entry_full(entries[s]);
+  return full;
+}
+/// Scores of columns that do not exist become -inf. `thread` is of the warpgroup.
+template <int kScores>
+FPSA_DEVICE void mask(float (&scores)[kScores], const int32_t* entries, int thread) {
+  FPSA_UNROLL
+  for (int s = 0; s < kScores / 16; ++s) {
+    const int left = entry_valid(entries[s]) - fragment_column(thread);
+    FPSA_UNROLL
+    for (int i = 0; i < 16; ++i)
+      if (i / 4 * 8 + i % 2 >= left) scores[16 * s + i] = kLowest;
+  }
+}
+
+/// A consumer warpgroup.
+struct Warpgroup {
+  const ptx::SharedAddress memory;
+  const int group, thread;  // of the block's consumers, of the warpgroup
+
+  /// `thread` is of the block.
+  FPSA_DEVICE Warpgroup(ptx::SharedAddress memory, int thread)
+      : memory(memory), group(thread / 128 - 1), thread(thread % 128) {}
+
+  // Readers are done with something: each warp says so once, after its last thread.
+  FPSA_DEVICE void release(ptx::SharedAddress barrier) {
+    ptx::sync_warp();
+    if (thread % 32 == 0) ptx::mbarrier_arrive(barrier);
+  }
+  FPSA_DEVICE int slot_of(int row, const WorkItem& item) const {
+    const int segment = item.query_segment[2 * group + row / kSegment];
+    return segment < 0 ? -1 : segment * kSegment + row % kSegment;
+  }
+};
+
+/// A kernel's body, for every thread of the grid: one thread readies barriers and maps, one of the first warpgroup
+/// brings what the others, the consumers, compute with. consume(thread) receives the thread's number in the block.
+template <class Ready, class Produce, class Consume>
+FPSA_DEVICE void run_warpgroups(Ready ready, Produce produce, Consume consume) {
+  const int thread = ptx::thread_index();
+  if (thread == 0) ready();
+  ptx::sync_block();
+  if (thread < ptx::kWarpgroupThreads) {
+    ptx::set_max_registers_lower<kProducerRegisters>();
+    if (thread < ptx::kWarpThreads && ptx::elect_one()) produce();
+  } else {
+    ptx::set_max_registers_raise<kConsumerRegisters>();
+    consume(thread);
+  }
+}
+
+/// run_warpgroups() for a forward.
+template <class Params, class Produce, class Consume>
+FPSA_DEVICE void run_forward(const Params& p, const Barriers& barriers, Produce produce, Consume consume) {
+  const auto ready = [&] {
+    init_barriers(barriers);
+    ptx::prefetch_map(p.q);
+    ptx::prefetch_map(p.k);
+    ptx::prefetch_map(p.v);
+  };
+  run_warpgroups(ready, produce, consume);
+}
+
 /// What a consumer warpgroup of a forward has and does around its products. Arrays are registers: every index is a
 /// constant after unrolling.
 template <class Params, AttentionTiling kTiling>
-struct ConsumerParts {
+struct ConsumerParts : Warpgroup {
   static constexpr SharedMap kMap = shared_map(kTiling);
   static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment, kStages = kTiling.stages;
 
   const Params& p;
-  const ptx::SharedAddress memory;
   const Barriers& barriers;
-  const int group, thread;  // of the block's consumers, of the warpgroup
 
   float scores[kTiling.keys / 2], out[kDim / 2];
   float m[2], sum[2];   // of the thread's two rows
@@ -96,13 +168,7 @@ struct ConsumerParts {
   bool paired = false;  // the other group works on this item too
 
   FPSA_DEVICE ConsumerParts(const Params& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
-      : p(p), memory(memory), barriers(barriers), group(thread / 128 - 1), thread(thread % 128) {}
-
-  // Readers are done with something: each warp says so once, after its last thread.
-  FPSA_DEVICE void release(ptx::SharedAddress barrier) {
-    ptx::sync_warp();
-    if (thread % 32 == 0) ptx::mbarrier_arrive(barrier);
-  }
+      : Warpgroup(memory, thread), p(p), barriers(barriers) {}
 
   /// Named barriers 1 and 2 are the turns of the two groups; group 0 begins.
   FPSA_DEVICE void take_turn() {
@@ -119,29 +185,6 @@ struct ConsumerParts {
     ptx::mbarrier_wait(barriers.values_full(stage_of<kStages>(at)), parity_of<kStages>(at));
   }
 
-  /// Whether every key of the block exists. Entries are the block's.
-  FPSA_DEVICE bool all_exist(const int32_t* entries) const {
-    bool full = true;
-    FPSA_UNROLL
-    for (int s = 0; s < kSegments; ++s)
-      full = full && entry_full(entries[s]);
-    return full;
-  }
-  /// Scores of keys that do not exist become -inf.
-  FPSA_DEVICE void mask(const int32_t* entries) {
-    FPSA_UNROLL
-    for (int s = 0; s < kSegments; ++s) {
-      const int left = entry_valid(entries[s]) - fragment_column(thread);
-      FPSA_UNROLL
-      for (int i = 0; i < 16; ++i)
-        if (i / 4 * 8 + i % 2 >= left) scores[16 * s + i] = kLowest;
-    }
-  }
-
-  FPSA_DEVICE int slot_of(int row, const WorkItem& item) const {
-    const int segment = item.query_segment[2 * group + row / kSegment];
-    return segment < 0 ? -1 : segment * kSegment + row % kSegment;
-  }
   FPSA_DEVICE int row_of(int row, const WorkItem& item) const {
     const int slot = slot_of(row, item);
     return slot < 0 ? -1 : p.row_of_slot[slot];

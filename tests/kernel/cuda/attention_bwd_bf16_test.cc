@@ -11,6 +11,7 @@
 #include "fpsa/numeric/e4m3.h"
 #include "tests/kernel/cuda/emulated_attention.h"
 #include "tests/kernel/cuda/emulated_backward.h"
+#include "tests/kernel/cuda/emulated_cases.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::kernel::cuda {
@@ -19,23 +20,12 @@ namespace {
 using testing_support::BackwardProblem;
 using testing_support::BackwardResult;
 using testing_support::EmulatedBackward;
+using testing_support::seeded;
 
-// Tiles of 2x4x8 = 64 tokens with remainders: rows and columns straddle tiles, and some tiles are ragged.
 BackwardProblem ragged(int64_t dim, bool coded = false) {
-  BackwardProblem problem;
-  problem.grid = {3, 7, 18};
-  problem.tile = {2, 4, 8};
-  problem.granularity = problem.tile;
-  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {2, 1, 2});
-  problem.dim = dim;
+  auto problem = testing_support::ragged<BackwardProblem>(dim);
   problem.coded = coded;
   return problem;
-}
-
-emulation::Options seeded(int seed) {
-  emulation::Options options;
-  options.seed = static_cast<uint64_t>(seed);
-  return options;
 }
 
 void expect_close(const char* name, const std::vector<float>& got, const std::vector<float>& want,
@@ -117,10 +107,7 @@ TEST(AttentionBwdBf16Sm90a, EveryHeadHasItsMaskAndWhatNothingSeesGetsZeros) {
     problem.batch = 2;
     problem.heads = 2;
     const auto tiles = pattern::tiles_per_axis(problem.grid, problem.tile).volume();
-    std::vector<uint8_t> visible(static_cast<size_t>(2 * tiles * tiles));
-    for (size_t i = 0; i < visible.size(); ++i)
-      visible[i] = i % 3 == 0 || i % 7 == 2;
-    std::fill_n(visible.begin() + 2 * tiles, tiles, uint8_t{0});  // query tile 2 of head 0
+    std::vector<uint8_t> visible = testing_support::visible_by_head(tiles);
     for (int64_t row = 0; row < tiles; ++row)
       visible[static_cast<size_t>((tiles + row) * tiles)] = 0;  // key tile 0 of head 1
     problem.mask = pattern::from_matrix(visible, 2, tiles, tiles);
@@ -168,10 +155,8 @@ TEST(AttentionBwdBf16Sm90a, HalfPrecisionGradientsAreTheRoundedF32Gradients) {
   const BackwardResult wide = backward.emulated({}, {});
   for (const OutType type : {OutType::kBf16, OutType::kF16}) {
     const BackwardResult narrow = backward.emulated({.type = type}, {});
-    const double unit = type == OutType::kBf16 ? numeric::kBf16Epsilon : 0x1p-11;
     for (const auto& [half, whole] : {std::pair(&narrow.q, &wide.q), {&narrow.k, &wide.k}, {&narrow.v, &wide.v}})
-      for (size_t i = 0; i < whole->size(); ++i)
-        ASSERT_NEAR((*half)[i], (*whole)[i], std::abs((*whole)[i]) * unit + 0x1p-25) << i;
+      testing_support::expect_rounded(*half, *whole, type);
   }
 }
 

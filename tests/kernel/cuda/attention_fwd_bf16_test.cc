@@ -9,6 +9,7 @@
 #include "fpsa/base/check.h"
 #include "fpsa/numeric/bounds.h"
 #include "tests/kernel/cuda/emulated_bf16.h"
+#include "tests/kernel/cuda/emulated_cases.h"
 #include "tests/tolerance.h"
 
 namespace fpsa::kernel::cuda {
@@ -18,22 +19,8 @@ using pattern::Grid;
 using testing_support::EmulatedBf16;
 using testing_support::EmulatedProblem;
 using testing_support::EmulatedResult;
-
-// Tiles of 2x4x8 = 64 tokens with remainders: rows and keys straddle tiles, and some tiles are ragged.
-EmulatedProblem ragged(int64_t dim) {
-  EmulatedProblem problem;
-  problem.grid = {3, 7, 18};
-  problem.tile = {2, 4, 8};
-  problem.mask = pattern::sliding_tile(problem.grid, problem.tile, {2, 1, 2});
-  problem.dim = dim;
-  return problem;
-}
-
-emulation::Options seeded(int seed) {
-  emulation::Options options;
-  options.seed = static_cast<uint64_t>(seed);
-  return options;
-}
+using testing_support::ragged;
+using testing_support::seeded;
 
 void expect_close(const EmulatedBf16& attention, const EmulatedResult& got, const EmulatedResult& want) {
   const int64_t rows = attention.tokens(), dim = attention.problem().dim;
@@ -123,11 +110,7 @@ TEST(AttentionFwdBf16Sm90a, EveryHeadHasItsMaskAndSomeRowsSeeNothing) {
   problem.batch = 2;
   problem.heads = 2;
   const auto tiles = pattern::tiles_per_axis(problem.grid, problem.tile).volume();
-  std::vector<uint8_t> visible(static_cast<size_t>(2 * tiles * tiles));
-  for (size_t i = 0; i < visible.size(); ++i)
-    visible[i] = i % 3 == 0 || i % 7 == 2;
-  std::fill_n(visible.begin() + 2 * tiles, tiles, uint8_t{0});
-  problem.mask = pattern::from_matrix(visible, 2, tiles, tiles);
+  problem.mask = pattern::from_matrix(testing_support::visible_by_head(tiles), 2, tiles, tiles);
   check(problem, {.blocks = 3});
   const EmulatedBf16 attention(problem);
   EXPECT_GT(std::ranges::count(attention.reference().lse, -std::numeric_limits<float>::infinity()), 0);
@@ -141,28 +124,11 @@ TEST(AttentionFwdBf16Sm90a, TakesAGridSmallerThanABlock) {
 }
 
 TEST(AttentionFwdBf16Sm90a, BitsDependNeitherOnTheSeedNorOnTheNumberOfBlocks) {
-  EmulatedProblem problem = ragged(64);
-  problem.heads = 2;
-  const EmulatedBf16 attention(problem);
-  const EmulatedResult first = attention.emulated({.blocks = 1}, seeded(1));
-  for (int blocks = 2; blocks <= 5; ++blocks) {
-    const EmulatedResult again = attention.emulated({.blocks = blocks}, seeded(blocks));
-    EXPECT_EQ(again.out, first.out);
-    EXPECT_EQ(again.lse, first.lse);
-  }
+  testing_support::expect_the_same_bits_always<EmulatedBf16>();
 }
 
 TEST(AttentionFwdBf16Sm90a, HalfPrecisionOutputIsTheRoundedF32Output) {
-  const EmulatedBf16 attention(ragged(128));
-  const EmulatedResult wide = attention.emulated({}, {});
-  for (const OutType type : {OutType::kBf16, OutType::kF16}) {
-    const EmulatedResult narrow = attention.emulated({.type = type}, {});
-    EXPECT_EQ(narrow.lse, wide.lse);
-    for (size_t i = 0; i < wide.out.size(); ++i) {
-      const double unit = type == OutType::kBf16 ? numeric::kBf16Epsilon : 0x1p-11;
-      ASSERT_NEAR(narrow.out[i], wide.out[i], std::abs(wide.out[i]) * unit + 0x1p-25) << i;
-    }
-  }
+  testing_support::expect_half_precision_is_rounded<EmulatedBf16>();
 }
 
 TEST(AttentionFwdBf16Sm90a, ANanOrInfinityInAKeyReachesTheRowsThatSeeIt) {

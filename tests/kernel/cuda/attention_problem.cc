@@ -7,7 +7,6 @@
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/cuda/tiling/pack.h"
 #include "fpsa/kernel/reference/attention_fwd.h"
-#include "fpsa/kernel/visibility.h"
 #include "fpsa/numeric/bounds.h"
 #include "fpsa/numeric/e4m3.h"
 #include "tests/tolerance.h"
@@ -63,29 +62,8 @@ AttentionHead AttentionOnCodes::head(int64_t job) const {
 }
 
 AttentionRows AttentionOnCodes::reference() const {
-  const int64_t jobs = problem_.batch * problem_.heads, rows = order_.tokens(), dim = problem_.dim;
-  AttentionRows result;
-  result.out.resize(static_cast<size_t>(jobs * rows * dim));
-  result.exact.resize(result.out.size());
-  result.lse.resize(static_cast<size_t>(jobs * rows));
-  result.row_max.resize(result.lse.size());
-  const AttentionFwd kernel = kernel::reference::attention_fwd_e4m3();
-  std::vector<uint8_t> scratch(static_cast<size_t>(kernel.scratch_bytes(rows, dim)));
-  for (int64_t job = 0; job < jobs; ++job) {
-    const Visibility visible(problem_.mask, problem_.mask.heads() == 1 ? 0 : job % problem_.heads, order_.tile_begin(),
-                             order_.tile_begin());
-    AttentionOut out;
-    out.out = result.out.data() + job * rows * dim;
-    out.exact = result.exact.data() + job * rows * dim;
-    out.stride = out.exact_stride = dim;
-    out.index = order_.to_raster().data();
-    out.lse = result.lse.data() + job * rows;
-    out.row_max = result.row_max.data() + job * rows;
-    const AttentionHead at = head(job);
-    for (const QueryBlock& block : visible.blocks())
-      kernel.run(at, nullptr, block, out, scratch.data());
-  }
-  return result;
+  return reference_rows(kernel::reference::attention_fwd_e4m3(), problem_.mask, order_, problem_.batch, problem_.heads,
+                        problem_.dim, /*exact=*/true, [&](int64_t job) { return head(job); });
 }
 
 AttentionOnCodes::Magnitudes AttentionOnCodes::magnitudes(int64_t job) const {

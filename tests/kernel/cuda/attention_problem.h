@@ -8,6 +8,7 @@
 
 #include "fpsa/kernel/attention.h"
 #include "fpsa/kernel/cuda/tiling/work_list.h"
+#include "fpsa/kernel/visibility.h"
 #include "fpsa/pattern/mask.h"
 #include "fpsa/pattern/order.h"
 
@@ -26,6 +27,35 @@ struct CodeProblem {
 struct AttentionRows {
   std::vector<float> out, exact, lse, row_max;
 };
+
+/// What a reference entry makes of every job, by head(job), over the mask of the job's head. Without `exact`, that
+/// stays empty.
+template <class Head>
+AttentionRows reference_rows(const AttentionFwd& kernel, const pattern::BlockMask& mask,
+                             const pattern::TileOrder& order, int64_t batch, int64_t heads, int64_t dim, bool exact,
+                             const Head& head) {
+  const int64_t jobs = batch * heads, rows = order.tokens();
+  AttentionRows result;
+  result.out.resize(static_cast<size_t>(jobs * rows * dim));
+  if (exact) result.exact.resize(result.out.size());
+  result.lse.resize(static_cast<size_t>(jobs * rows));
+  result.row_max.resize(result.lse.size());
+  std::vector<uint8_t> scratch(static_cast<size_t>(kernel.scratch_bytes(rows, dim)));
+  for (int64_t job = 0; job < jobs; ++job) {
+    const Visibility visible(mask, mask.heads() == 1 ? 0 : job % heads, order.tile_begin(), order.tile_begin());
+    AttentionOut out;
+    out.out = result.out.data() + job * rows * dim;
+    out.exact = exact ? result.exact.data() + job * rows * dim : nullptr;
+    out.stride = out.exact_stride = dim;
+    out.index = order.to_raster().data();
+    out.lse = result.lse.data() + job * rows;
+    out.row_max = result.row_max.data() + job * rows;
+    const AttentionHead at = head(job);
+    for (const QueryBlock& block : visible.blocks())
+      kernel.run(at, nullptr, block, out, scratch.data());
+  }
+  return result;
+}
 
 class AttentionOnCodes {
  public:

@@ -9,7 +9,6 @@
 #include "fpsa/kernel/cuda/pack_bf16_sm90a-inl.h"
 #include "fpsa/kernel/cuda/tiling/pack.h"
 #include "fpsa/kernel/reference/attention_fwd.h"
-#include "fpsa/kernel/visibility.h"
 #include "fpsa/numeric/bounds.h"
 
 namespace fpsa::kernel::cuda::testing_support {
@@ -82,27 +81,8 @@ AttentionHead EmulatedBf16::head(int64_t job) const {
 }
 
 EmulatedResult EmulatedBf16::reference() const {
-  const int64_t jobs = problem_.batch * problem_.heads, rows = tokens(), dim = problem_.dim;
-  EmulatedResult result;
-  result.out.resize(static_cast<size_t>(jobs * rows * dim));
-  result.lse.resize(static_cast<size_t>(jobs * rows));
-  result.row_max.resize(result.lse.size());
-  const AttentionFwd kernel = kernel::reference::attention_fwd_bf16();
-  std::vector<uint8_t> scratch(static_cast<size_t>(kernel.scratch_bytes(rows, dim)));
-  for (int64_t job = 0; job < jobs; ++job) {
-    const Visibility visible(problem_.mask, problem_.mask.heads() == 1 ? 0 : job % problem_.heads, order_.tile_begin(),
-                             order_.tile_begin());
-    AttentionOut out;
-    out.out = result.out.data() + job * rows * dim;
-    out.stride = dim;
-    out.index = order_.to_raster().data();
-    out.lse = result.lse.data() + job * rows;
-    out.row_max = result.row_max.data() + job * rows;
-    const AttentionHead at = head(job);
-    for (const QueryBlock& block : visible.blocks())
-      kernel.run(at, nullptr, block, out, scratch.data());
-  }
-  return result;
+  return reference_rows(kernel::reference::attention_fwd_bf16(), problem_.mask, order_, problem_.batch, problem_.heads,
+                        problem_.dim, /*exact=*/false, [&](int64_t job) { return head(job); });
 }
 
 EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Options& options,

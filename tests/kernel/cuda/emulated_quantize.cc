@@ -102,6 +102,16 @@ std::vector<uint16_t> EmulatedQuantize::sample(int64_t batch) const {
   return rows;
 }
 
+PrepassInput EmulatedQuantize::input_of(const std::vector<uint16_t>& rows) const {
+  PrepassInput in;
+  in.x = {rows.data(), problem_.heads * problem_.dim, order_.to_raster().data()};
+  in.dtype = Dtype::kBf16;
+  in.rows = order_.tokens();
+  in.heads = problem_.heads;
+  in.dim = problem_.dim;
+  return in;
+}
+
 QuantizeResult EmulatedQuantize::reference_rows() const {
   const Prepass kernel = kernel::reference::prepass_e4m3();
   const int64_t tokens = order_.tokens(), heads = problem_.heads, dim = problem_.dim, slots = layout_.slots();
@@ -109,12 +119,7 @@ QuantizeResult EmulatedQuantize::reference_rows() const {
   QuantizeResult result;
   for (int64_t batch = 0; batch < problem_.batch; ++batch) {
     const std::vector<uint16_t> rows = sample(batch);
-    PrepassInput in;
-    in.x = {rows.data(), heads * dim, order_.to_raster().data()};
-    in.dtype = Dtype::kBf16;
-    in.rows = tokens;
-    in.heads = heads;
-    in.dim = dim;
+    PrepassInput in = input_of(rows);
     in.weight = problem_.norm ? weight.data() : nullptr;
     in.eps = problem_.eps;
     in.turns = problem_.turn ? turns.data() : nullptr;
@@ -155,12 +160,7 @@ QuantizeResult EmulatedQuantize::reference_values() const {
   QuantizeResult result;
   for (int64_t batch = 0; batch < problem_.batch; ++batch) {
     const std::vector<uint16_t> rows = sample(batch);
-    PrepassInput in;
-    in.x = {rows.data(), heads * dim, order_.to_raster().data()};
-    in.dtype = Dtype::kBf16;
-    in.rows = tokens;
-    in.heads = heads;
-    in.dim = dim;
+    PrepassInput in = input_of(rows);
     std::vector<float> scale(static_cast<size_t>(heads * dim));
     kernel.channel_absmax(in, 0, tokens, scale.data());
     for (float& x : scale)

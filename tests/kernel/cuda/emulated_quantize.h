@@ -6,6 +6,7 @@
 
 #include "fpsa/kernel/cuda/emulation/run.h"
 #include "fpsa/kernel/cuda/tiling/quantize_plan.h"
+#include "fpsa/kernel/prepass.h"
 #include "fpsa/pattern/order.h"
 
 namespace fpsa::kernel::cuda::testing_support {
@@ -58,6 +59,8 @@ class EmulatedQuantize {
   }
   /// One sample with all heads side by side, as the contract has it.
   std::vector<uint16_t> sample(int64_t batch) const;
+  /// Those rows as the contract's input, without norm and turns.
+  PrepassInput input_of(const std::vector<uint16_t>& rows) const;
 
   QuantizeProblem problem_;
   pattern::TileOrder order_;
