@@ -66,6 +66,7 @@ class CalibrationRun {
 void CalibrationRun::run() {
   model_ = std::make_unique<ModelSession>(options_.run.model, options_.run.parts, options_.run.prompt_embeds.empty(),
                                           options_.run.dtype, "f32", options_.run.loras);
+  model_->scale_rope(options_.run.rope_scale);
   shape_ = clip_shape(options_.run.num_frames, options_.run.height, options_.run.width, model_->dit_config(),
                       model_->vae_config());
   loop_.scheduler = scheduler_for(options_.run, *model_);

@@ -8,6 +8,7 @@
 
 #include "fpsa/app/bench_attention.h"
 #include "fpsa/app/bench_peer.h"
+#include "fpsa/app/bench_train.h"
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/machine.h"
@@ -94,8 +95,23 @@ void add_bench_command(CLI::App& app) {
   add_switch(*attention, "--quick", flags->quick, "Tiny shapes, seconds: that everything works, not how fast");
   add_switch(*attention, "--full", flags->full, "Every shape, head dims 64 to 256");
   attention->final_callback([flags] { run(*flags); });
+  auto* train = command->add_subcommand("train", "A training step with a recipe's schedule, beside one with dense attention");
+  auto training = std::make_shared<bench::TrainBenchOptions>();
+  add_path(*train, "--recipe", training->recipe, "TOML file of the training run");
+  add_path(*train, "--weights", training->weights, "Checkpoint or model folder to start from [random weights]");
+  add_path(*train, "--model", training->model, "Model folder whose vae/ and tokenizer/ are used, or that is fine-tuned");
+  add_path(*train, "--latents", training->latents, "Folder of encoded clips [encoded anew, which takes a while]");
+  add_choice(*train, "--attention", training->attention, {"both", "dense", "fps"},
+             "One alone tells its own peak memory [both]");
+  add_choice(*train, "--gradient-checkpointing", training->gradient_checkpointing, {"recipe", "on", "off"},
+             "[as the recipe says]");
+  add_integer(*train, "--stage", training->stage, 1, 1000, "Which stage of the recipe");
+  add_integer(*train, "--steps", training->steps, 1, 1000, "Steps of each");
+  add_integer(*train, "--threads", training->threads, 0, 1024, "Threads, 0 to 1024 (0: all processors)");
+  add_path(*train, "--json", training->json, "Write all times to this file");
+  train->final_callback([training] { bench::run_train_bench(*training); });
   command->final_callback([command] {
-    FPSA_USAGE_CHECK(!command->get_subcommands().empty(), "bench: expected what to measure: attention; got none");
+    FPSA_USAGE_CHECK(!command->get_subcommands().empty(), "bench: expected what to measure: attention or train; got none");
   });
 
   // The process in which `bench` times torch; not for people.

@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 // names files or machines.
 const std::vector<std::string> kFolderSettings = {
     "height",         "width",      "size",    "num-frames",     "fps", "num-inference-steps",
-    "guidance-scale", "flow-shift", "sampler", "negative-prompt"};
+    "guidance-scale", "flow-shift", "sampler", "negative-prompt", "rope-scale"};
 
 // FILE or FILE:SCALE. A file whose own name ends like that is taken as it is.
 models::wan::LoraFile parse_lora(const std::string& text) {
@@ -70,6 +70,7 @@ void add_content_flags(CLI::App& command, GenerateOptions& options) {
   add_integer(command, "--num-frames,--frame-num,--video-frames", options.num_frames, 1, 1 << 20,
               "Frames, 4k+1 [81, or the model's own]")
       ->group("Content");
+  add_rope_scale(command, "--rope-scale", options.rope_scale)->group("Content");
 }
 
 void add_sampling_flags(CLI::App& command, GenerateOptions& options) {

@@ -129,6 +129,28 @@ CLI::Option* add_number(CLI::App& command, const std::string& names, std::option
       "FLOAT", help);
 }
 
+CLI::Option* add_rope_scale(CLI::App& command, const std::string& names, models::wan::RopeStretch& target) {
+  return add_parsed(
+      command, names,
+      [flag = first_long_name(names), &target](const std::string& text) {
+        std::vector<std::string> parts(1);
+        for (const char c : text)
+          if (c == ',')
+            parts.emplace_back();
+          else
+            parts.back() += c;
+        FPSA_USAGE_CHECK(parts.size() == 3, flag, ": expected three factors for time, rows and columns, as in 1,0.5,0.5",
+                         "; got '", text, "'");
+        const auto factor = [&](int axis) { return parse_number(flag, parts[static_cast<size_t>(axis)], 1e-3, 1e3); };
+        target = {factor(0), factor(1), factor(2)};
+      },
+      "T,Y,X", "Factors on token positions: 1,0.5,0.5 at twice the trained height and width [1,1,1, or the model's own]");
+}
+
+std::string rope_scale_text(const models::wan::RopeStretch& factors) {
+  return join(factors.t, ',', factors.y, ',', factors.x);
+}
+
 CLI::Option* add_seed(CLI::App& command, const std::string& names, uint64_t& target, const std::string& help) {
   return add_parsed(
       command, names,

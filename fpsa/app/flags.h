@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "fpsa/models/wan/rope.h"
+
 namespace fpsa::app {
 
 /// "--num_frames=5" becomes "--num-frames=5"; values are left alone, and so is everything after "--".
@@ -44,6 +46,11 @@ CLI::Option* add_choice(CLI::App& command, const std::string& names, std::string
                         const std::vector<std::string>& choices, const std::string& help);
 /// "--x" alone means true, "--x=false" false; a settings file gives a boolean.
 CLI::Option* add_switch(CLI::App& command, const std::string& names, bool& target, const std::string& help);
+
+/// T,Y,X: factors on the positions of a token grid.
+CLI::Option* add_rope_scale(CLI::App& command, const std::string& names, models::wan::RopeStretch& target);
+/// The factors as that flag takes them: "1,0.5,0.5".
+std::string rope_scale_text(const models::wan::RopeStretch& factors);
 
 /// Whole-text conversions used by the flags above; `flag` is named in the error.
 int64_t parse_integer(const std::string& flag, const std::string& text, int64_t low, int64_t high);

@@ -12,6 +12,7 @@
 #include "fpsa/app/clip_files.h"
 #include "fpsa/app/clip_shape.h"
 #include "fpsa/app/decode.h"
+#include "fpsa/app/flags.h"
 #include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/latents_io.h"
@@ -115,6 +116,7 @@ void Generation::open_model() {
   const auto timer = record_.stages.time("load");
   model_ = std::make_unique<ModelSession>(options_.model, options_.parts, options_.prompt_embeds.empty(),
                                           options_.dtype, options_.vae_dtype, options_.loras);
+  model_->scale_rope(options_.rope_scale);
   shape_ = clip_shape(options_.num_frames, options_.height, options_.width, model_->dit_config(), model_->vae_config());
 }
 
@@ -254,6 +256,7 @@ nlohmann::json Generation::parameters(const std::string& prompt) const {
                            {"height", shape_.height},
                            {"width", shape_.width},
                            {"num_frames", shape_.frames},
+                           {"rope_scale", rope_scale_text(options_.rope_scale)},
                            {"fps", options_.fps},
                            {"num_inference_steps", options_.steps},
                            {"guidance_scale", options_.guidance_scale},

@@ -9,6 +9,7 @@
 
 #include "fpsa/models/wan/layouts.h"
 #include "fpsa/models/wan/lora.h"
+#include "fpsa/models/wan/rope.h"
 
 namespace fpsa::app {
 
@@ -25,6 +26,7 @@ struct GenerateOptions {
 
   int64_t height = 480, width = 832, num_frames = 81;
   double fps = 16;
+  models::wan::RopeStretch rope_scale;
   int64_t steps = 50;
   double guidance_scale = 5.0;
   std::optional<double> flow_shift;  // else the folder's scheduler

@@ -98,7 +98,10 @@ models::wan::Umt5Encoder& ModelSession::text_encoder() {
 }
 
 models::wan::WanDit& ModelSession::transformer() {
-  if (!transformer_) transformer_ = load(Part::kTransformer).transformer;
+  if (!transformer_) {
+    transformer_ = load(Part::kTransformer).transformer;
+    transformer_->set_rope_stretch(rope_scale_);
+  }
   return *transformer_;
 }
 

@@ -42,6 +42,9 @@ class ModelSession {
   /// The part as it lies in its files; nullptr for the text encoder of a session without text.
   const models::wan::PartDescription* part(models::wan::Part part) const { return description_.find(part); }
 
+  /// Factors on the transformer's positions, from its next loading on.
+  void scale_rope(const models::wan::RopeStretch& factors) { rope_scale_ = factors; }
+
   /// Loaded at the first call and after a release.
   const models::wan::Tokenizer& tokenizer();
   models::wan::Umt5Encoder& text_encoder();
@@ -62,6 +65,7 @@ class ModelSession {
   at::ScalarType dtype_ = at::kFloat, vae_dtype_ = at::kFloat;
   models::wan::DitConfig dit_config_;
   models::wan::VaeConfig vae_config_;
+  models::wan::RopeStretch rope_scale_;
   std::unique_ptr<models::wan::Tokenizer> tokenizer_;
   std::unique_ptr<models::wan::Umt5Encoder> text_encoder_;
   std::unique_ptr<models::wan::WanDit> transformer_;

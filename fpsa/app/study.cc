@@ -13,6 +13,7 @@
 #include <set>
 
 #include "fpsa/app/clip_metrics.h"
+#include "fpsa/app/flags.h"
 #include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/lpips.h"
@@ -154,6 +155,7 @@ json Study::settings() {
           {"num_frames", sampler_.shape().frames},
           {"height", sampler_.shape().height},
           {"width", sampler_.shape().width},
+          {"rope_scale", rope_scale_text(run.rope_scale)},
           {"num_inference_steps", loop.steps},
           {"guidance_scale", loop.guidance_scale},
           {"negative_prompt", run.negative_prompt},

@@ -33,9 +33,11 @@ StudySampler::StudySampler(const GenerateOptions& options) : options_(options) {
 
 StudySampler::Model& StudySampler::model_of(const std::filesystem::path& folder) {
   auto& model = models_[folder];
-  if (!model.session)
+  if (!model.session) {
     model.session = std::make_unique<ModelSession>(folder, models::wan::PartPaths{}, /*with_text=*/true, options_.dtype,
                                                    options_.vae_dtype);
+    model.session->scale_rope(options_.rope_scale);
+  }
   return model;
 }
 

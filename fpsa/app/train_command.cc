@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
-#include <malloc.h>
 
 #include <filesystem>
 #include <iomanip>
@@ -16,6 +15,7 @@
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/machine.h"
 #include "fpsa/app/train_finetune.h"
+#include "fpsa/app/train_objective.h"
 #include "fpsa/app/train_page.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/nn/checkpoint.h"
@@ -43,6 +43,7 @@ struct EvalOptions {
   int64_t prompts = 200, frames = 33, height = 256, width = 256, steps = 12, threads = 0;
   std::optional<double> shift;
   double guidance = 3.0;
+  models::wan::RopeStretch rope_scale;
   uint64_t seed = 1;
 };
 
@@ -51,17 +52,6 @@ struct ExportOptions {
   int64_t clips = 96, threads = 0;
   uint64_t seed = 1;
 };
-
-// Training allocates and frees tensors of tens of MB thousands of times a minute. glibc would return each to the
-// system and fault its pages in again; keeping them is worth a third of the step time.
-void keep_freed_memory() {
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-}
-
-void use_threads(int64_t threads) {
-  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-}
 
 bool interrupted() {
   try {
@@ -101,17 +91,7 @@ void run_train(const TrainOptions& options) {
                    "--out: ", options.out.string(),
                    " holds a checkpoint; add --resume to continue it, or name an empty folder");
 
-  std::unique_ptr<train::Objective> objective;
-  if (recipe.kind == train::Kind::kVae) {
-    objective = std::make_unique<train::VaeObjective>(recipe.seed, recipe.decoder_only);
-  } else {
-    const fs::path latents = options.latents.empty() ? options.out / "latents" : options.latents;
-    if (recipe.finetunes())
-      objective = make_finetune(recipe, options.model, options.out, latents);
-    else
-      objective = std::make_unique<train::DitObjective>(
-          recipe, train::DitData{options.model / "vae", options.model / "tokenizer", latents});
-  }
+  const auto objective = make_objective(recipe, {options.model, options.out, options.latents});
   int64_t parameters = 0;
   for (const auto& [name, tensor] : objective->parameters())
     parameters += tensor.numel();
@@ -121,9 +101,7 @@ void run_train(const TrainOptions& options) {
   train::LoopOptions loop;
   loop.out = options.out;
   loop.resume = options.resume;
-  if (!options.weights.empty())
-    loop.weights = fs::is_directory(options.weights) ? train::folder_weights(options.weights, recipe.kind)
-                                                     : train::checkpoint_weights(options.weights);
+  loop.weights = weights_to_start_from(options.weights, recipe.kind);
   loop.stop_after = options.stop_after;
   // The checkpoint that follows a signal is completed even when a second one arrives.
   std::optional<WritingFiles> writing;
@@ -199,6 +177,7 @@ void run_eval(const EvalOptions& options) {
   sampling.steps = options.steps;
   sampling.shift = options.shift.value_or(own_shift(carried));
   sampling.guidance = options.guidance;
+  sampling.stretch = options.rope_scale;
   const auto test = train::test_prompts(model, codec, tokenizer, *attention.method, options.prompts,
                                         options.sheet.empty() ? 0 : 12, options.seed, sampling);
   if (!options.sheet.empty()) train::write_contact_sheet(options.sheet, test.clips, /*columns=*/9, /*side=*/128);
@@ -278,6 +257,7 @@ void add_train_command(CLI::App& app) {
   add_number(*eval, "--flow-shift", judged->shift, 0.01, 100.0,
              "shift of the noise levels [what the model was trained for]");
   add_number(*eval, "--guidance-scale", judged->guidance, 0.0, 100.0, "classifier-free guidance");
+  add_rope_scale(*eval, "--rope-scale", judged->rope_scale);
   add_seed(*eval, "--seed", judged->seed, "prompts and noise");
   add_integer(*eval, "--threads", judged->threads, 0, 1024, "threads (0: all)");
   eval->callback([judged] { run_eval(*judged); });

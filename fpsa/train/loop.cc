@@ -56,6 +56,19 @@ class Window {
   Clock::time_point start_ = Clock::now();
 };
 
+// Exports drop the training-only heads ("helper.*"): a new run may start them anew, a resumed one may not.
+void copy_weights(const nn::TensorMap& into, const nn::TensorMap& from, const std::string& origin, bool new_helpers) {
+  at::NoGradGuard no_grad;
+  for (const auto& [name, weight] : into) {
+    const auto it = from.find(name);
+    if (new_helpers && it == from.end() && name.starts_with("helper.")) continue;
+    FPSA_CHECK(it != from.end() && it->second.sizes() == weight.sizes(), origin, ": expected a weight '", name,
+               "' with shape ", weight.sizes(), ", found ",
+               it == from.end() ? std::string("none") : join(it->second.sizes()), "; they belong to another model");
+    weight.detach().copy_(it->second);
+  }
+}
+
 class Loop {
  public:
   Loop(Objective& objective, const Recipe& recipe, const LoopOptions& options)
@@ -93,28 +106,10 @@ class Loop {
   }
 
  private:
-  // The parameters, once they hold the weights to start from: the optimiser's average begins as a copy of them, and so
-  // do the frozen tensors.
+  // The parameters, once they hold the weights to start from: the optimiser's average begins as a copy of them.
   static const nn::TensorMap& started(Objective& objective, const LoopOptions& options) {
-    if (options.resume) return objective.parameters();
-    if (!options.weights.empty())
-      copy_weights(objective.parameters(), options.weights, "the weights to start from", true);
-    copy_weights(objective.frozen(), objective.parameters(), "the model in training", false);
+    if (!options.resume) start_from(objective, options.weights);
     return objective.parameters();
-  }
-
-  // Exports drop the training-only heads ("helper.*"): a new run may start them anew, a resumed one may not.
-  static void copy_weights(const nn::TensorMap& into, const nn::TensorMap& from, const std::string& origin,
-                           bool new_helpers) {
-    at::NoGradGuard no_grad;
-    for (const auto& [name, weight] : into) {
-      const auto it = from.find(name);
-      if (new_helpers && it == from.end() && name.starts_with("helper.")) continue;
-      FPSA_CHECK(it != from.end() && it->second.sizes() == weight.sizes(), origin, ": expected a weight '", name,
-                 "' with shape ", weight.sizes(), ", found ",
-                 it == from.end() ? std::string("none") : join(it->second.sizes()), "; they belong to another model");
-      weight.detach().copy_(it->second);
-    }
   }
 
   bool stopping() const {
@@ -347,6 +342,11 @@ uint64_t mix(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     state ^= state >> 31;
   }
   return state;
+}
+
+void start_from(Objective& objective, const nn::TensorMap& weights) {
+  if (!weights.empty()) copy_weights(objective.parameters(), weights, "the weights to start from", true);
+  copy_weights(objective.frozen(), objective.parameters(), "the model in training", false);
 }
 
 LoopResult run_loop(Objective& objective, const Recipe& recipe, const LoopOptions& options) {

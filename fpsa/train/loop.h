@@ -38,6 +38,11 @@ struct LoopResult {
 ///             the recipe's non_finite_limit of such steps in a row
 LoopResult run_loop(Objective& objective, const Recipe& recipe, const LoopOptions& options);
 
+/// What run_loop() does to an objective before its first step: gives it the weights, unless there are none ("helper.*"
+/// may be missing), and its frozen tensors what it then holds.
+///   Errors    fpsa::Error: weights of another model
+void start_from(Objective& objective, const nn::TensorMap& weights);
+
 /// Reads the averaged weights of a checkpoint, names without prefix; `averaged` false: the weights themselves.
 nn::TensorMap checkpoint_weights(const std::filesystem::path& file, bool averaged = true);
 

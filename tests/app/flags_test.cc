@@ -17,6 +17,7 @@ struct Command {
   int64_t height = 480, width = 832;
   double scale = 5;
   std::optional<double> shift;
+  models::wan::RopeStretch rope;
   uint64_t seed = 0;
   std::string text, mode = "auto";
   bool explain = false;
@@ -28,6 +29,7 @@ struct Command {
     add_number(app, "--guidance-scale", scale, 0, 100, "");
     add_number(app, "--flow-shift,--sample-shift", shift, 0.01, 100, "");
     add_seed(app, "--seed", seed, "");
+    add_rope_scale(app, "--rope-scale", rope);
     add_text(app, "--prompt", text, "");
     add_choice(app, "--mode", mode, {"auto", "on", "off"}, "");
     add_switch(app, "--explain", explain, "");
@@ -109,6 +111,17 @@ TEST(Flags, SizeIsWidthByHeight) {
   Command single;
   single.parse({"--size", "832"});
   EXPECT_THROW(expand_size(single.app), UsageError);
+}
+
+TEST(Flags, RopeScaleIsThreeFactors) {
+  Command command;
+  command.parse({"--rope-scale", "1,0.5,.25"});
+  EXPECT_EQ(command.rope, (models::wan::RopeStretch{1, 0.5, 0.25}));
+  EXPECT_EQ(rope_scale_text(command.rope), "1,0.5,0.25");
+  for (const char* wrong : {"1,2", "1,2,3,4", "1,,2", "1,0,1", "1;2;3"}) {
+    const auto said = error_of<UsageError>([&] { Command().parse({"--rope-scale", wrong}); });
+    EXPECT_NE(said.find("--rope-scale: expected"), std::string::npos) << said;
+  }
 }
 
 TEST(Flags, NearestNameIsOfferedOnlyWhenItIsNear) {

@@ -1,4 +1,4 @@
-"""`fpsa bench attention` from outside: what it reports, what it refuses, and that a broken peer is not hidden."""
+"""`fpsa bench` from outside: what it reports, what it refuses, and that a broken peer is not hidden."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from test_cli import FAILED, USAGE, assert_error, outputs
 
+TINY = pathlib.Path(__file__).resolve().parents[2] / "models" / "tiny"
 SUMMARY = [
     "isa", "dense_bf16_peak_fraction", "dense_bf16_vs_torch_best", "dense_bf16_vs_torch_shipped", "e4m3_vs_bf16",
     "int8_peak_fraction", "sparse_efficiency", "paper_case_vs_torch_best", "sparse_backward_vs_torch_best",
@@ -129,8 +130,10 @@ def test_the_text_names_machine_kernels_and_torch(quick):
     (("attention", "--quick", "--full"), "at most one of --quick and --full"),
     (("attention", "--quik"), "did you mean --quick"),
     (("conv",), "conv: expected a command, got an unknown one; all: fpsa bench --help"),
-    (("--json=x",), "got an unknown one; it goes after 'fpsa bench attention'; all: fpsa bench --help"),
-    ((), "expected what to measure: attention"),
+    (("--isa=x",), "got an unknown one; it goes after 'fpsa bench attention'; all: fpsa bench --help"),
+    ((), "expected what to measure: attention or train"),
+    (("train",), "--recipe: expected a TOML file, got nothing"),
+    (("train", "--steps", "0"), "--steps: expected a whole number from 1 to 1000, got '0'"),
 ])
 def test_bad_flags_are_named(fpsa, tmp_path, arguments, words):
     assert_error(fpsa("bench", *arguments), USAGE, words)
@@ -219,3 +222,67 @@ def test_without_the_preloaded_library_the_best_peer_is_a_failure_not_a_guess(bi
         return
     assert done.returncode == FAILED
     assert "libfpsa_mkl_vendor.so" in done.stdout and "fpsa: error: bench:" in done.stderr
+
+
+RECIPE = """
+kind = "dit"
+seed = 3
+attention = "fps"
+schedule = "fps.toml"
+num_inference_steps = 8
+[report]
+preview_minutes = 0
+[[stage]]
+frames = 5
+height = 64
+width = 64
+batch = 1
+micro_batches = 2
+density_steps = 2
+steps = 2
+learning_rate = [1e-4, 1e-4]
+"""
+SCHEDULE = """
+version = 1
+tile = [1, 2, 2]
+shift = 5.0
+[[phase]]
+until = 1.0
+granularity = [1, 2, 2]
+window = [1, 1, 1]
+quant = "e4m3"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "fps.toml").write_text(SCHEDULE)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "recipe.toml"
+
+
+def test_a_training_step_is_timed_dense_and_with_the_schedule_in_turns(fpsa, recipe, tmp_path):
+    done = fpsa("bench", "train", "--recipe", recipe, "--model", TINY, "--weights", TINY, "--steps", 2,
+                "--threads", 1, "--json", "steps.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "steps.json").read_text())
+    dense, sparse = report["cases"]
+    assert (dense["attention"], dense["density"]) == ("dense", 1)
+    # 2x4x4 tokens in 1x2x2 tiles: 2x2x2 tiles, each of which sees itself. The stage's wider first windows do not count.
+    assert (sparse["attention"], sparse["density"]) == ("fps", pytest.approx(1 / 8))
+    for case in report["cases"]:
+        assert len(case["steps"]) == 2 and all(0 < step["forward_seconds"] and 0 < step["backward_seconds"]
+                                               for step in case["steps"])
+        totals = [step["forward_seconds"] + step["backward_seconds"] for step in case["steps"]]
+        assert case["seconds"] == pytest.approx(sum(totals) / 2)
+    assert report["speed_up"] == pytest.approx(dense["seconds"] / sparse["seconds"])
+    for words in ("5x64x64, 32 tokens, 2 x 1 clips", "as fast as dense", "gradient checkpointing off, peak memory"):
+        assert words in done.stdout, done.stdout
+    assert outputs(tmp_path) == ["fps.toml", "recipe.toml", "steps.json"]
+
+
+def test_a_training_step_needs_a_schedule_and_a_stage(fpsa, recipe, tmp_path):
+    assert_error(fpsa("bench", "train", "--recipe", recipe, "--stage", 2), USAGE, "--stage: expected at most 1")
+    recipe.write_text(RECIPE.replace('attention = "fps"', "").replace('schedule = "fps.toml"', "")
+                      .replace("density_steps = 2", ""))
+    assert_error(fpsa("bench", "train", "--recipe", recipe), USAGE, "--attention: expected dense", "no schedule")

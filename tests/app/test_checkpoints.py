@@ -156,3 +156,20 @@ def test_a_scheduler_that_asks_for_other_arithmetic_is_refused_before_the_work(f
 
 
 # --- schedules, latents, prompts --------------------------------------------------------------------------------
+
+
+def test_the_rope_scale_of_a_models_folder_is_that_of_the_flag(fpsa, copy_of_model, tmp_path):
+    from safetensors.torch import load_file
+
+    def latents(name, *flags):
+        done = fpsa("generate", "--model", copy_of_model, *PROMPT, "--num-frames", 5, "--height", 32, "--width", 32,
+                    "--num-inference-steps", 2, "--output", f"{name}.mp4", "--dump-latents", f"{name}.safetensors", *flags)
+        assert done.returncode == 0, done.stderr
+        return load_file(tmp_path / f"{name}.safetensors")["final"]
+
+    plain = latents("plain")
+    assert latents("ones", "--rope-scale", "1,1,1").equal(plain)
+    scaled = latents("flag", "--rope-scale", "1,0.5,0.5")
+    assert (scaled - plain).abs().max() > 1e-4
+    (copy_of_model / "fpsa.json").write_text(json.dumps({"rope_scale": "1,0.5,0.5"}))
+    assert latents("folder").equal(scaled)

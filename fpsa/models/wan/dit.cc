@@ -317,7 +317,7 @@ DitOutput WanDit::forward(const nn::DenoiserInput& input, nn::AttentionMethod& a
 }
 
 at::Tensor WanDit::predict(const nn::DenoiserInput& input, nn::AttentionMethod& attention) {
-  return forward(input, attention, {}).velocity;
+  return forward(input, attention, {.rope_stretch = predict_stretch_}).velocity;
 }
 
 }  // namespace fpsa::models::wan

@@ -61,6 +61,9 @@ class WanDit : public nn::Denoiser {
   /// first.
   ///   Errors    at the next forward in F64, which has no codes
   void set_e4m3_feed_forward(bool on) { e4m3_feed_forward_ = on; }
+  /// Factors on the positions of predict(): on a grid larger than the model was trained for, 1/2 on an axis of twice
+  /// the tokens keeps their positions in the range that it knows (position interpolation). 1 at first.
+  void set_rope_stretch(const RopeStretch& stretch) { predict_stretch_ = stretch; }
   /// Whether a differentiating forward keeps only each layer's input and runs the layer again in the backward: about
   /// one forward more of time, and the activations of one layer at a time in memory. Off at first.
   ///   Requires  that this model, its settings and the attention method last unchanged until the backward has run;
@@ -98,6 +101,7 @@ class WanDit : public nn::Denoiser {
   DitConfig config_;
   at::ScalarType compute_dtype_ = at::kFloat;
   bool e4m3_feed_forward_ = false, gradient_checkpointing_ = false;
+  RopeStretch predict_stretch_;
   at::Tensor patch_weight_, patch_bias_;
   nn::Linear time_in_, time_out_, time_proj_, text_in_, text_out_, head_;
   std::vector<Layer> layers_;
