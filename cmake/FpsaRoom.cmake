@@ -11,10 +11,14 @@ function(fpsa_room name)
   endif()
 endfunction()
 
-# fpsa_test(name SOURCES x_test.cc DEPENDS fpsa_room LABELS core|torch|slow [TIMEOUT seconds])
-# One test binary; every case in it is run by one ctest entry that carries the labels.
+# fpsa_test(name SOURCES x_test.cc DEPENDS fpsa_room LABELS core|torch|slow [TIMEOUT seconds] [COST seconds] [ONE_THREAD]
+#   [SANITIZED_WITHOUT filter...])
+# One test binary; every case in it is run by one ctest entry that carries the labels. Under `ctest -j` those of a greater
+# COST begin first, and a test on torch has the processors to itself, for its threads are as many; ONE_THREAD is for long
+# ones of small tensors, which a second thread does not shorten. A sanitizer build leaves out the cases that match a
+# filter: they run, many times over, code that others run under it.
 function(fpsa_test name)
-  cmake_parse_arguments(TEST "" "TIMEOUT" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  cmake_parse_arguments(TEST "ONE_THREAD" "TIMEOUT;COST" "SOURCES;DEPENDS;LABELS;SANITIZED_WITHOUT" ${ARGN})
   add_executable(${name} ${TEST_SOURCES})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${TEST_DEPENDS} GTest::gtest GTest::gtest_main)
@@ -27,4 +31,16 @@ function(fpsa_test name)
     set(TEST_TIMEOUT 300)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${TEST_LABELS}" TIMEOUT ${TEST_TIMEOUT})
+  if(TEST_COST)
+    set_tests_properties(${name} PROPERTIES COST ${TEST_COST})
+  endif()
+  if(TEST_ONE_THREAD)
+    set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT "OMP_NUM_THREADS=1")
+  elseif("torch" IN_LIST TEST_LABELS)
+    set_tests_properties(${name} PROPERTIES PROCESSORS ${FPSA_PROCESSORS})
+  endif()
+  if(FPSA_SANITIZE AND TEST_SANITIZED_WITHOUT)
+    list(JOIN TEST_SANITIZED_WITHOUT ":" filters)
+    set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT "GTEST_FILTER=-${filters}")
+  endif()
 endfunction()
