@@ -18,6 +18,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 
 if(FPSA_SANITIZE)
+  # Lines for stack traces, and no more: following variables through optimised code is a fifth of the compiler's time.
+  add_compile_options(-g1)
   add_compile_options(-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
   add_link_options(-fsanitize=address,undefined)
 endif()
