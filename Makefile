@@ -2,7 +2,7 @@
 BUILD := build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-slow gpu-check build format install wheel clean
+.PHONY: demo test test-python test-slow gpu-check build format check-format install wheel clean
 
 build:
 	scripts/bootstrap.sh
@@ -18,8 +18,13 @@ test:
 	scripts/bootstrap.sh --tests
 	cmake --preset release -DFPSA_TESTS=ON
 	cmake --build $(BUILD) -j $(JOBS)
-	ctest --test-dir $(BUILD) --output-on-failure -LE slow
-	.venv/bin/python -m pytest tests -q -m "not slow"
+	ctest --test-dir $(BUILD) --output-on-failure -LE slow -j $(JOBS)
+	$(MAKE) test-python
+
+## The Python tests on what is built: files share the processors (tests/conftest.py), but those that time something.
+test-python:
+	.venv/bin/python -m pytest tests -q -m "not slow and not alone" -n logical --maxprocesses 8 --dist loadfile --durations 15
+	.venv/bin/python -m pytest $$(grep -rl mark.alone tests --include='test_*.py') -q -m alone
 
 ## The real-size checks (Wan2.1-1.3B shapes with random weights): about 15 minutes, 10 GB of disk.
 test-slow: test
@@ -31,7 +36,13 @@ gpu-check:
 	python3 scripts/gpu_check.py
 
 format:
-	git ls-files '*.cc' '*.h' | xargs clang-format -i
+	scripts/bootstrap.sh --tests
+	git ls-files '*.cc' '*.h' | xargs .venv/bin/clang-format -i
+
+## What clang-format would change in the lines that differ from BASE (main).
+check-format:
+	scripts/bootstrap.sh --tests
+	.venv/bin/git-clang-format --binary .venv/bin/clang-format --extensions cc,h --diff $(or $(BASE),main)
 
 ## The program, and the library with its headers (examples/README.md).
 install: build

@@ -65,7 +65,19 @@ add_library(fpsa_precompiled_torch OBJECT ${CMAKE_BINARY_DIR}/torch_headers.cc)
 target_link_libraries(fpsa_precompiled_torch PRIVATE fpsa::torch)
 target_precompile_headers(fpsa_precompiled_torch PRIVATE <ATen/ATen.h>)
 target_compile_options(fpsa_precompiled_torch PRIVATE -fPIC)
+# fpsa_precompile_torch(target [headers]): of the target fpsa_precompiled_<headers>, torch unless named.
 function(fpsa_precompile_torch target)
+  set(headers torch ${ARGN})
+  list(GET headers -1 headers)
   target_compile_options(${target} PRIVATE -fPIC $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)  # the latter for ccache
-  target_precompile_headers(${target} REUSE_FROM fpsa_precompiled_torch)
+  target_precompile_headers(${target} REUSE_FROM fpsa_precompiled_${headers})
 endfunction()
+
+# The sources of tests have a copy of their own, with GoogleTest and at -O1: what is tested is in the libraries, and
+# optimising code that runs once takes longer than running it.
+if(FPSA_TESTS)
+  add_library(fpsa_precompiled_torch_tests OBJECT ${CMAKE_BINARY_DIR}/torch_headers.cc)
+  target_link_libraries(fpsa_precompiled_torch_tests PRIVATE fpsa::torch GTest::gtest)
+  target_precompile_headers(fpsa_precompiled_torch_tests PRIVATE <ATen/ATen.h> <gtest/gtest.h>)
+  target_compile_options(fpsa_precompiled_torch_tests PRIVATE -fPIC -O1)
+endif()

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the build needs: Debian/Ubuntu packages and a project-local Python environment with libtorch.
-# Usage: scripts/bootstrap.sh [--tests]     --tests adds the oracles (diffusers, transformers) and pytest.
+# Usage: scripts/bootstrap.sh [--system | --tests]
+#   --system   stops after the Debian/Ubuntu packages, which are all that the presets without torch need
+#   --tests    adds the oracles (diffusers, transformers), pytest and clang-format
 # Runs in seconds when everything is there. Tried on Debian 12; Ubuntu 24.04 by the same script is untested.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +34,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 1
   fi
 fi
+
+if [ "${1:-}" = --system ]; then exit 0; fi
 
 python=.venv/bin/python
 [ -x "$python" ] || python3 -m venv .venv

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Builds the Python package as `pip install .` does, isolated, installs the wheel into a fresh environment that sees the
-# torch of .venv, and runs its self-check there. Most objects come from the compiler cache.
+# torch of .venv, and runs its self-check there. Most objects come from the compiler cache, where the release preset's build
+# put them: under the name that CMake gives the compiler, while scikit-build-core takes the one that Python was built with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+export CC=${CC:-cc} CXX=${CXX:-c++}
 .venv/bin/python -m pip wheel --disable-pip-version-check -q --no-deps -w "$work/dist" .
 .venv/bin/python -m venv "$work/venv"
 python=$work/venv/bin/python

@@ -13,6 +13,8 @@ import pytest
 from test_cli import FAILED, USAGE, assert_error, outputs
 
 TINY = pathlib.Path(__file__).resolve().parents[2] / "models" / "tiny"
+pytestmark = pytest.mark.alone
+
 SUMMARY = [
     "isa", "dense_bf16_peak_fraction", "dense_bf16_vs_torch_best", "dense_bf16_vs_torch_shipped", "e4m3_vs_bf16",
     "int8_peak_fraction", "sparse_efficiency", "paper_case_vs_torch_best", "sparse_backward_vs_torch_best",

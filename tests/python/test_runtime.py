@@ -67,6 +67,7 @@ def test_threads_get_the_bits_of_one_thread():
                 assert torch.equal(out, wanted)
 
 
+@pytest.mark.alone
 def test_other_threads_run_while_attention_computes():
     q, k, v = tensors(1, 8, 3000, 64)
     fpsa.attention(q, k, v)
