@@ -15,6 +15,8 @@ inline constexpr double kComposedF64 = 1e-12;  // the same in F64: 1e4 eps, valu
 inline constexpr double kAttentionF32 = 2.0;   // F32 kernels against F64 sums: factor on the bound of dot, exp2 and row sums
 inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings of P of 2^-8 each at most, relative to max |v|
 inline constexpr double kAttentionBf16Rms = 1e-4;  // bf16 kernels with reference's roundings of P: under 1% of the P lie so near a tie that exp2's and S2's errors move them, by 2^-8 of one P among tens; relative to max |v|
+inline constexpr double kAttentionF16 = 0.00049;  // F16 kernels against F32 P: one rounding of P of 2^-11 at most, relative to max |v|
+inline constexpr double kAttentionF16Rms = 1.25e-4;  // the same, root mean square: a rounding of 2^-11 at most is 0.0002 rms over all mantissas, and values of 0.6 max |v| at most are averaged with its signs
 inline constexpr double kAttentionE4m3 = 0.0626;  // e4m3 kernels: the code of the largest P may flip by 1/16, relative to max |v|
 inline constexpr double kAttentionE4m3Rms = 1e-3;  // e4m3 kernels: flips are rare, so the root mean square stays small
 inline constexpr double kAttentionE4m3Codes = 1e-5;  // e4m3 kernels on known codes: exp2 2.6e-6 in the row sum, S2 up to 16 in F32, |v| <= 1

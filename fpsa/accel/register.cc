@@ -96,19 +96,20 @@ Three backward_meta(const at::Tensor&, const at::Tensor& q, const at::Tensor& k,
           at::empty_symint(v.sym_sizes(), v.options())};
 }
 
-// In an autocast region attention runs in the region's type, as torch's own does.
+// In an autocast region of a device attention runs in the region's type, as torch's own does.
+template <at::DeviceType kDevice, c10::DispatchKey kAutocast>
 Four forward_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const OptionalTensor& row_begin,
                       const OptionalTensor& col, std::string_view schedule, c10::SymIntArrayRef grid,
                       c10::SymIntArrayRef phases, c10::SymInt layer, std::optional<double> scale, bool heads_first,
                       bool save) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(kAutocast);
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("fpsa::scheduled_attention", "")
                              .typed<Four(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
                                          const OptionalTensor&, std::string_view, c10::SymIntArrayRef,
                                          c10::SymIntArrayRef, c10::SymInt, std::optional<double>, bool, bool)>();
-  const auto type = at::autocast::get_autocast_dtype(at::kCPU);
-  const auto cast = [&](const at::Tensor& x) { return at::autocast::cached_cast(type, x, c10::DeviceType::CPU); };
+  const auto type = at::autocast::get_autocast_dtype(kDevice);
+  const auto cast = [&](const at::Tensor& x) { return at::autocast::cached_cast(type, x, kDevice); };
   return op.call(cast(q), cast(k), cast(v), row_begin, col, schedule, grid, phases, std::move(layer), scale,
                  heads_first, save);
 }
@@ -141,7 +142,10 @@ TORCH_LIBRARY_IMPL(fpsa, CUDA, m) {
 }
 
 TORCH_LIBRARY_IMPL(fpsa, AutocastCPU, m) {
-  m.impl("scheduled_attention", forward_autocast);
+  m.impl("scheduled_attention", forward_autocast<at::kCPU, c10::DispatchKey::AutocastCPU>);
+}
+TORCH_LIBRARY_IMPL(fpsa, AutocastCUDA, m) {
+  m.impl("scheduled_attention", forward_autocast<at::kCUDA, c10::DispatchKey::AutocastCUDA>);
 }
 
 TORCH_LIBRARY_IMPL(fpsa, Meta, m) {

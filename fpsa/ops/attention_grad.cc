@@ -354,10 +354,7 @@ AttentionGradients dense_attention_backward(const at::Tensor& d_out, const at::T
   constexpr const char* kOp = "dense_attention_backward";
   TORCH_CHECK_VALUE(options.precision == Precision::kNone, kOp,
                     ": quantisation needs a grid and a granularity; call attention_backward with a plan");
-  if (q.device().is_cuda()) {
-    const int64_t tokens = q.size(options.heads_first ? 2 : 1);
-    return cuda_attention_backward(d_out, q, k, v, forward, *cuda_dense_plan(tokens), options);
-  }
+  if (q.device().is_cuda()) return cuda_dense_attention_backward(d_out, q, k, v, forward, options);
   const Call call = checked(d_out, q, k, v, forward, options, kOp);
   const auto all = kernel::Visibility::dense(call.k.size(1), call.q.size(1));
   run_plain(call, nullptr, [&](int64_t) { return &all; });

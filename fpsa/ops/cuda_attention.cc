@@ -1,6 +1,10 @@
 #include "fpsa/ops/cuda_attention.h"
 
+#include <ATen/Context.h>
+
 #include <cmath>
+#include <limits>
+#include <optional>
 #include <vector>
 
 #include "fpsa/base/check.h"
@@ -13,22 +17,45 @@ namespace {
 
 namespace cuda = kernel::cuda;
 
+// An input as [B,L,H,D].
 at::Tensor checked_input(const at::Tensor& x, const char* name, const at::Tensor& q, const char* op, bool heads_first) {
   TORCH_CHECK_VALUE(x.device() == q.device(), op, ": ", name, " must be on the device of q, ", q.device(), ", got ",
                     x.device());
   check_tokens(x, op, name, heads_first, Devices::kCpuAndCuda);
-  const auto view = heads_first ? x.transpose(1, 2) : x;
-  return readable_by_kernels(view) ? view : view.contiguous();
+  return heads_first ? x.transpose(1, 2) : x;
 }
 
+// As the kernels take it: cast and copied only where it must be.
+at::Tensor operand(const at::Tensor& x, Precision precision) {
+  const auto cast = x.to(cuda_operand_type(x.scalar_type(), precision));
+  return readable_by_kernels(cast) ? cast : cast.contiguous();
+}
+
+// One side or two: the plan of a call.
+struct Sides {
+  const Plan* plan = nullptr;
+  const CrossPlan* cross = nullptr;
+
+  CudaSteps steps(const CudaInputs& inputs, bool coded) const {
+    return cross ? CudaSteps(inputs, *cross) : CudaSteps(inputs, *plan, coded);
+  }
+};
+
 // Packs, then the output and, in a launch of its own, the exact one.
-void run(const CudaInputs& inputs, const Plan& plan, bool coded, float scale, AttentionResult& result,
+void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, AttentionResult& result,
          const at::Tensor& out, const at::Tensor& exact) {
-  result.kernel = coded ? "attention_fwd_e4m3_sm90a" : "attention_fwd_bf16_sm90a";
+  result.kernel = coded                                    ? "attention_fwd_e4m3_sm90a"
+                  : inputs.q.scalar_type() == at::kHalf ? "attention_fwd_f16_sm90a"
+                                                        : "attention_fwd_bf16_sm90a";
   if (coded) result.coder = "quantize_sm90a";
   result.isa_name = "sm90a";
-  if (inputs.q.size(0) == 0 || inputs.q.size(2) == 0) return;
-  const CudaSteps steps(inputs, plan, coded);
+  if (out.numel() == 0) return;
+  if (inputs.k.size(1) == 0) {
+    out.zero_();
+    if (result.lse.defined()) result.lse.fill_(-std::numeric_limits<float>::infinity());
+    return;
+  }
+  const CudaSteps steps = sides.steps(inputs, coded);
   steps.pack();
   steps.attend(scale, out, result.lse, result.row_max);
   if (exact.defined()) steps.attend(scale, exact, {}, {}, /*exact=*/true);
@@ -51,10 +78,12 @@ at::Tensor checked_out(const at::Tensor& out, const at::Tensor& q, const char* o
 }
 
 // q, k and v of a call that the kernels take, [B,L,H,D].
-CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
-                          const AttentionOptions& options, const char* op) {
+CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          const AttentionOptions& options, bool of_backward, const char* op) {
   TORCH_CHECK_VALUE(q.dim() == 4, op, ": q must have 4 dimensions, got ", q.dim());
-  const auto refusal = cuda_refusal(q, {q.scalar_type(), q.size(3), options.precision, options.smooth_keys});
+  CudaRequest request{q.scalar_type(), q.size(3), options.precision, options.smooth_keys};
+  request.rounds_f32 = of_backward;  // the forward was let
+  const auto refusal = cuda_refusal(q, request);
   TORCH_CHECK_VALUE(refusal.empty(), op, ": ", refusal);
   CudaInputs call;
   call.q = checked_input(q, "q", q, op, options.heads_first);
@@ -62,68 +91,146 @@ CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Te
   call.v = checked_input(v, "v", q, op, options.heads_first);
   check_like_q(call.k, "k", call.q, op);
   check_like_q(call.v, "v", call.q, op);
-  for (const auto& [name, x] : {std::pair("q", &call.q), {"k", &call.k}, {"v", &call.v}})
-    check_grid(plan, x->size(1), op, name);
-  check_mask_heads(plan, call.q.size(2), op);
+  TORCH_CHECK_VALUE(call.k.size(1) == call.v.size(1), op, ": k and v must have the same number of tokens, got ",
+                    call.k.size(1), " and ", call.v.size(1));
+  for (at::Tensor* x : {&call.q, &call.k, &call.v})
+    *x = operand(*x, options.precision);
   return call;
 }
 
-}  // namespace
-
-std::string cuda_refusal(const CudaRequest& request) {
-  if (request.precision == Precision::kInt8)
-    return "precision int8 is the CPU's own, expected e4m3 or none on CUDA; choose e4m3";
-  if (request.smooth_keys)
-    return "smooth_keys is for INT8 on the CPU, expected false on CUDA; leave it off";
-  if (request.dtype != at::kBFloat16)
-    return join("dtype: expected bfloat16 on CUDA, got ", c10::toString(request.dtype), "; cast it first");
-  if (request.dim != 64 && request.dim != 128)
-    return join("head_dim: expected 64 or 128 on CUDA, got ", request.dim,
-                "; pad it with zeros, or use torch's scaled_dot_product_attention");
-  return {};
+void check_plan(const CudaInputs& call, const Plan& plan, const char* op) {
+  for (const auto& [name, x] : {std::pair("q", &call.q), {"k", &call.k}, {"v", &call.v}})
+    check_grid(plan, x->size(1), op, name);
+  check_mask_heads(plan, call.q.size(2), op);
 }
 
-std::string cuda_refusal(const at::Tensor& q, const CudaRequest& request) {
-  const auto device = cuda::unavailable_reason(q.device().index());
-  return device.empty() ? cuda_refusal(request) : join("q is on ", q.device(), ": ", device);
-}
-
-AttentionResult cuda_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
-                               const AttentionOptions& options) {
-  constexpr const char* kOp = "attention";
-  const CudaInputs call = checked_inputs(q, k, v, plan, options, kOp);
-  check_no_gradient(kOp, {q, k, v});
-  const float scale = softmax_scale(options.scale, call.q.size(3), kOp);
+AttentionResult forward(const CudaInputs& call, const at::Tensor& q, const Sides& sides,
+                        const AttentionOptions& options, const char* op) {
+  const float scale = softmax_scale(options.scale, call.q.size(3), op);
   const bool coded = options.precision == Precision::kE4m3;
-  TORCH_CHECK_VALUE(coded || (!options.want_row_max && !options.want_exact), kOp,
+  TORCH_CHECK_VALUE(coded || (!options.want_row_max && !options.want_exact), op,
                     ": row_max and exact are of codes, expected precision e4m3 with them, got none; ask for lse alone");
   AttentionResult result;
-  result.out = options.out ? checked_out(*options.out, q, kOp) : at::empty(q.sizes(), q.options());
+  result.out = options.out ? checked_out(*options.out, q, op) : at::empty(q.sizes(), q.options());
   const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
   const auto f32 = q.options().dtype(at::kFloat);
   if (options.want_lse) result.lse = at::empty(rows, f32);
   if (options.want_row_max) result.row_max = at::empty(rows, f32);
   if (options.want_exact) result.exact = at::empty(q.sizes(), q.options());
   const auto view = [&](const at::Tensor& x) { return x.defined() && options.heads_first ? x.transpose(1, 2) : x; };
-  run(call, plan, coded, scale, result, view(result.out), view(result.exact));
+  run(call, sides, coded, scale, result, view(result.out), view(result.exact));
   return result;
 }
 
-std::shared_ptr<const Plan> cuda_dense_plan(int64_t tokens) {
-  const pattern::Grid tile = {1, 1, 512};
-  return plan_for({1, 1, tokens}, tile, tile, "dense", tile);
+AttentionGradients backward(const CudaInputs& call, const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, const AttentionResult& forward, const Sides& sides,
+                            const AttentionOptions& options, const char* op) {
+  const bool coded = options.precision == Precision::kE4m3;
+  const at::Tensor& out = coded ? forward.exact : forward.out;
+  const auto view = [&](const at::Tensor& x) { return options.heads_first ? x.transpose(1, 2) : x; };
+  const auto rows_of = [&](const at::Tensor& x, const char* name) {
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == q.sizes() && x.device() == q.device(), op, ": ", name,
+                      " must have q's shape ", q.sizes(), " and device ", q.device());
+    const auto type = x.scalar_type();
+    TORCH_CHECK_TYPE(type == at::kBFloat16 || type == at::kHalf || type == at::kFloat, op, ": ", name,
+                     " must be bfloat16, float16 or float32, got ", type, "; cast it first");
+    return readable_by_kernels(view(x)) ? view(x) : view(x).contiguous();
+  };
+  const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
+  const auto statistics = [&](const at::Tensor& x, const char* name) {
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous() &&
+                          x.device() == q.device(),
+                      op, ": ", name, " must be the contiguous float32 ", rows,
+                      " of the forward; ask for it with saving(options)");
+    return x;
+  };
+  CudaSaved saved{rows_of(out, coded ? "exact" : "out"), statistics(forward.lse, "lse"), {}};
+  if (coded) saved.row_max = statistics(forward.row_max, "row_max");
+  const auto upstream = rows_of(d_out, "d_out");
+  const auto gradient = [](const at::Tensor& x) { return at::empty(x.sizes(), x.options()); };
+  AttentionGradients result{gradient(q), gradient(k), gradient(v)};
+  if (q.numel() == 0 || k.numel() == 0) {
+    // No pair: nothing depends on anything.
+    for (at::Tensor* x : {&result.q, &result.k, &result.v})
+      x->zero_();
+    return result;
+  }
+  const CudaSteps steps = sides.steps(call, coded);
+  steps.pack();
+  steps.backward(softmax_scale(options.scale, call.q.size(3), op), upstream, saved,
+                 {view(result.q), view(result.k), view(result.v)});
+  return result;
+}
+
+// The plan of dense attention, which needs none where a side is empty.
+struct DensePlan {
+  DensePlan(int64_t queries, int64_t keys) {
+    if (queries == 0 || keys == 0) return;
+    if (queries == keys)
+      same = cuda_dense_plan(queries);
+    else
+      cross = cuda_cross_plan(queries, keys);
+  }
+  Sides sides() const { return {same.get(), cross.get()}; }
+  std::shared_ptr<const Plan> same;
+  std::shared_ptr<const CrossPlan> cross;
+};
+
+}  // namespace
+
+bool float32_as_bfloat16() {
+  try {
+    return at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::MEDIUM;
+  } catch (const c10::Error&) {
+    return false;  // torch's older and newer settings contradict each other
+  }
+}
+
+at::ScalarType cuda_operand_type(at::ScalarType dtype, Precision precision) {
+  return dtype == at::kHalf && precision == Precision::kNone ? at::kHalf : at::kBFloat16;
+}
+
+std::string cuda_refusal(const CudaRequest& request) {
+  if (request.precision == Precision::kInt8)
+    return "precision int8 is the CPU's own, expected e4m3 or none on CUDA; choose e4m3";
+  if (request.smooth_keys)
+    return "smooth_keys is for INT8 on the CPU, expected false on CUDA; leave it off";
+  if (request.dtype != at::kBFloat16 && request.dtype != at::kHalf && request.dtype != at::kFloat)
+    return join("dtype: expected bfloat16, float16 or float32 on CUDA, got ", c10::toString(request.dtype),
+                "; cast it first");
+  if (request.dtype == at::kFloat && request.precision == Precision::kNone && !request.rounds_f32)
+    return "dtype: expected bfloat16 or float16 for precision none on CUDA, got Float, whose products the kernels can "
+           "only make of values rounded to bfloat16; cast it, use autocast, let torch round by "
+           "torch.set_float32_matmul_precision('medium'), or use torch's scaled_dot_product_attention";
+  if (request.dim != 64 && request.dim != 128)
+    return join("head_dim: expected 64 or 128 on CUDA, got ", request.dim,
+                "; pad it with zeros, or use torch's scaled_dot_product_attention");
+  return {};
+}
+
+std::string cuda_refusal(const at::Tensor& q, CudaRequest request) {
+  const auto device = cuda::unavailable_reason(q.device().index());
+  if (!device.empty()) return join("q is on ", q.device(), ": ", device);
+  request.rounds_f32 = request.rounds_f32 || float32_as_bfloat16();
+  return cuda_refusal(request);
+}
+
+AttentionResult cuda_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
+                               const AttentionOptions& options) {
+  constexpr const char* kOp = "attention";
+  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/false, kOp);
+  check_plan(call, plan, kOp);
+  check_no_gradient(kOp, {q, k, v});
+  return forward(call, q, {&plan}, options, kOp);
 }
 
 AttentionResult cuda_dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention";
-  TORCH_CHECK_VALUE(q.dim() == 4 && k.dim() == 4, kOp, ": q and k must have 4 dimensions, got ", q.dim(), " and ",
-                    k.dim());
-  const int tokens_dim = options.heads_first ? 2 : 1;
-  TORCH_CHECK_VALUE(q.size(tokens_dim) == k.size(tokens_dim) && q.size(tokens_dim) > 0, kOp,
-                    ": expected as many queries as keys on CUDA, 1 or more, got ", q.size(tokens_dim), " and ",
-                    k.size(tokens_dim), "; use torch's scaled_dot_product_attention");
-  return cuda_attention(q, k, v, *cuda_dense_plan(q.size(tokens_dim)), options);
+  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/false, kOp);
+  check_no_gradient(kOp, {q, k, v});
+  const DensePlan plan(call.q.size(1), call.k.size(1));
+  return forward(call, q, plan.sides(), options, kOp);
 }
 
 AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan, Precision precision,
@@ -135,6 +242,8 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
   const int64_t width = x.q.size(2), dim = width / x.heads;
   const auto refusal = cuda_refusal(x.q, {x.q.scalar_type(), dim, precision, smooth_keys});
   TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
+  TORCH_CHECK_TYPE(x.q.scalar_type() == at::kBFloat16, kOp, ": q must be bfloat16 on CUDA, got ", x.q.scalar_type(),
+                   "; call attention with normed and rotated q and k");
   TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
                     ": precision none has no codes; call attention with normed and rotated q and k");
   check_no_gradient(kOp, {x.q, x.k, x.v, x.q_weight, x.k_weight});
@@ -143,7 +252,8 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
                       " must have q's shape ", x.q.sizes(), " and dtype ", x.q.scalar_type(), ", got ", rows.sizes(),
                       " ", rows.scalar_type());
     const auto apart = rows.stride(2) == 1 ? rows : rows.contiguous();
-    return checked_input(apart.unflatten(2, {x.heads, dim}), name, x.q, kOp, /*heads_first=*/false);
+    return operand(checked_input(apart.unflatten(2, {x.heads, dim}), name, x.q, kOp, /*heads_first=*/false),
+                   precision);
   };
   const auto weight_of = [&](const at::Tensor& weight, const char* name) {
     TORCH_CHECK_VALUE(weight.defined() && weight.dim() == 1 && weight.size(0) == width &&
@@ -170,7 +280,7 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
   check_mask_heads(plan, x.heads, kOp);
   AttentionResult result;
   result.out = at::empty(call.q.sizes(), x.q.options());
-  run(call, plan, /*coded=*/true, softmax_scale(std::nullopt, dim, kOp), result, result.out, {});
+  run(call, {&plan}, /*coded=*/true, softmax_scale(std::nullopt, dim, kOp), result, result.out, {});
   return result;
 }
 
@@ -178,37 +288,20 @@ AttentionGradients cuda_attention_backward(const at::Tensor& d_out, const at::Te
                                            const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
                                            const AttentionOptions& options) {
   constexpr const char* kOp = "attention_backward";
-  const CudaInputs call = checked_inputs(q, k, v, plan, options, kOp);
+  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/true, kOp);
+  check_plan(call, plan, kOp);
   check_no_gradient(kOp, {q, k, v, d_out});
-  const bool coded = options.precision == Precision::kE4m3;
-  const at::Tensor& out = coded ? forward.exact : forward.out;
-  const auto view = [&](const at::Tensor& x) { return options.heads_first ? x.transpose(1, 2) : x; };
-  const auto rows_of = [&](const at::Tensor& x, const char* name) {
-    TORCH_CHECK_VALUE(x.defined() && x.sizes() == q.sizes() && x.device() == q.device(), kOp, ": ", name,
-                      " must have q's shape ", q.sizes(), " and device ", q.device());
-    TORCH_CHECK_TYPE(x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat, kOp, ": ", name,
-                     " must be bfloat16 or float32, got ", x.scalar_type(), "; cast it first");
-    return readable_by_kernels(view(x)) ? view(x) : view(x).contiguous();
-  };
-  const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
-  const auto statistics = [&](const at::Tensor& x, const char* name) {
-    TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous() &&
-                          x.device() == q.device(),
-                      kOp, ": ", name, " must be the contiguous float32 ", rows,
-                      " of the forward; ask for it with saving(options)");
-    return x;
-  };
-  CudaSaved saved{rows_of(out, coded ? "exact" : "out"), statistics(forward.lse, "lse"), {}};
-  if (coded) saved.row_max = statistics(forward.row_max, "row_max");
-  const auto upstream = rows_of(d_out, "d_out");
-  const auto gradient = [&] { return at::empty(q.sizes(), q.options()); };
-  AttentionGradients result{gradient(), gradient(), gradient()};
-  if (call.q.size(0) == 0 || call.q.size(2) == 0) return result;
-  const CudaSteps steps(call, plan, coded);
-  steps.pack();
-  steps.backward(softmax_scale(options.scale, call.q.size(3), kOp), upstream, saved,
-                 {view(result.q), view(result.k), view(result.v)});
-  return result;
+  return backward(call, d_out, q, k, v, forward, {&plan}, options, kOp);
+}
+
+AttentionGradients cuda_dense_attention_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
+                                                 const at::Tensor& v, const AttentionResult& forward,
+                                                 const AttentionOptions& options) {
+  constexpr const char* kOp = "dense_attention_backward";
+  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/true, kOp);
+  check_no_gradient(kOp, {q, k, v, d_out});
+  const DensePlan plan(call.q.size(1), call.k.size(1));
+  return backward(call, d_out, q, k, v, forward, plan.sides(), options, kOp);
 }
 
 }  // namespace fpsa::ops

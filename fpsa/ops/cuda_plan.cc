@@ -4,15 +4,21 @@
 
 #include <cstring>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "fpsa/base/check.h"
 #include "fpsa/ops/fork.h"
+#include "fpsa/ops/recent.h"
 
 namespace fpsa::ops {
 namespace {
 
 namespace cuda = kernel::cuda;
+
+// As many as of plans (ops/plan.cc).
+constexpr size_t kMaxCrossPlans = 32;
 
 // Never destroyed, so that graphs may be replayed while the process ends.
 void keep_for_graphs(const std::shared_ptr<const void>& made) {
@@ -21,25 +27,59 @@ void keep_for_graphs(const std::shared_ptr<const void>& made) {
   kept.insert(made);
 }
 
-// The plan's object under a key, made by `make`, but not in a capture.
-template <class T, class Make>
-std::shared_ptr<const T> once(const Plan& plan, int key, int device, void* stream, const Make& make) {
+// Number `which` of what is derived for a device, made by `make`, but not in a capture. `what` names it in an error.
+template <class T, class What, class Make>
+std::shared_ptr<const T> once(const plan::Derived& derived, int which, int device, void* stream, const What& what,
+                              const Make& make) {
   const bool capturing = cuda::is_capturing(stream);
-  const auto made = plan.derived(key, [&]() -> std::shared_ptr<const void> {
-    TORCH_CHECK_VALUE(!capturing, "attention: the plan of grid ", pattern::to_string(plan.order().grid()), ", tile ",
-                      pattern::to_string(plan.order().tile()), " is not on cuda:", device,
+  const auto made = derived.get(2 * device + which, [&]() -> std::shared_ptr<const void> {
+    TORCH_CHECK_VALUE(!capturing, "attention: the plan of ", what(), " is not on cuda:", device,
                       " yet, and a graph is being captured, during which nothing can be uploaded; call attention once "
-                      "with this grid, window and granularity before the capture");
+                      "with this shape, window and granularity before the capture");
     return std::make_shared<const T>(make());
   });
   if (capturing) keep_for_graphs(made);
   return std::static_pointer_cast<const T>(made);
 }
 
+auto named(const Plan& plan) {
+  return [&plan] {
+    return join("grid ", pattern::to_string(plan.order().grid()), ", tile ", pattern::to_string(plan.order().tile()));
+  };
+}
+
+DeviceWorkList uploaded(const cuda::WorkList& work) {
+  const size_t items = work.items.size() * sizeof work.items[0], entries = work.entries.size() * sizeof(int32_t);
+  std::vector<std::byte> bytes(items + entries);
+  std::memcpy(bytes.data(), work.items.data(), items);
+  std::memcpy(bytes.data() + items, work.entries.data(), entries);
+  cuda::DeviceMemory memory(static_cast<int64_t>(bytes.size()));
+  cuda::copy_to_device(memory.data(), bytes.data(), static_cast<int64_t>(bytes.size()));
+  return {static_cast<int64_t>(work.items.size()), static_cast<int64_t>(items), std::move(memory)};
+}
+
 }  // namespace
 
+std::shared_ptr<const Plan> cuda_dense_plan(int64_t tokens) {
+  const pattern::Grid tile = {1, 1, 512};
+  return plan_for({1, 1, tokens}, tile, tile, "dense", tile);
+}
+
+std::shared_ptr<const CrossPlan> cuda_cross_plan(int64_t queries, int64_t keys) {
+  static auto& recent = *new Recent<std::pair<int64_t, int64_t>, CrossPlan, kMaxCrossPlans>;
+  return recent.get({queries, keys}, [&] {
+    auto made = std::make_shared<CrossPlan>();
+    made->queries = cuda_dense_plan(queries);
+    made->keys = cuda_dense_plan(keys);
+    const int64_t rows = made->queries->order().tile_count(), columns = made->keys->order().tile_count();
+    made->mask = pattern::from_matrix(std::vector<uint8_t>(static_cast<size_t>(rows * columns), uint8_t{1}), 1, rows,
+                                      columns);
+    return made;
+  });
+}
+
 std::shared_ptr<const DevicePlan> plan_on_device(const Plan& plan, int device, void* stream) {
-  return once<DevicePlan>(plan, 2 * device, device, stream, [&] {
+  return once<DevicePlan>(plan.derived(), 0, device, stream, named(plan), [&] {
     cuda::PlanImage image(plan.order(), plan.groups(), plan.mask());
     const auto bytes = static_cast<int64_t>(image.bytes().size());
     cuda::DeviceMemory memory(bytes);
@@ -49,17 +89,19 @@ std::shared_ptr<const DevicePlan> plan_on_device(const Plan& plan, int device, v
   });
 }
 
-std::shared_ptr<const DeviceKeyWork> key_work_on_device(const Plan& plan, int device, void* stream) {
-  return once<DeviceKeyWork>(plan, 2 * device + 1, device, stream, [&] {
+std::shared_ptr<const DeviceWorkList> key_work_on_device(const Plan& plan, int device, void* stream) {
+  return once<DeviceWorkList>(plan.derived(), 1, device, stream, named(plan), [&] {
     const cuda::SegmentLayout layout(plan.order().tile_begin());
-    const cuda::WorkList work(cuda::exchanged(plan.mask()), layout, layout);
-    const size_t items = work.items.size() * sizeof work.items[0], entries = work.entries.size() * sizeof(int32_t);
-    std::vector<std::byte> bytes(items + entries);
-    std::memcpy(bytes.data(), work.items.data(), items);
-    std::memcpy(bytes.data() + items, work.entries.data(), entries);
-    cuda::DeviceMemory memory(static_cast<int64_t>(bytes.size()));
-    cuda::copy_to_device(memory.data(), bytes.data(), static_cast<int64_t>(bytes.size()));
-    return DeviceKeyWork{static_cast<int64_t>(work.items.size()), static_cast<int64_t>(items), std::move(memory)};
+    return uploaded({cuda::exchanged(plan.mask()), layout, layout});
+  });
+}
+
+std::shared_ptr<const DeviceWorkList> cross_work_on_device(const CrossPlan& plan, bool of_keys, int device,
+                                                           void* stream) {
+  const auto what = [&] { return join(plan.queries->tokens(), " queries and ", plan.keys->tokens(), " keys"); };
+  return once<DeviceWorkList>(plan.derived, of_keys ? 1 : 0, device, stream, what, [&] {
+    const cuda::SegmentLayout queries(plan.queries->order().tile_begin()), keys(plan.keys->order().tile_begin());
+    return of_keys ? uploaded({cuda::exchanged(plan.mask), keys, queries}) : uploaded({plan.mask, queries, keys});
   });
 }
 

@@ -33,18 +33,42 @@ bool readable_by_kernels(const at::Tensor& x) {
 CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded)
     : inputs_(std::move(inputs)),
       coded_(coded),
-      host_plan_(plan),
+      host_plan_(&plan),
       batch_(inputs_.q.size(0)),
       tokens_(inputs_.q.size(1)),
       heads_(inputs_.q.size(2)),
       dim_(inputs_.q.size(3)) {
   const cuda::DeviceScope current(device());
-  plan_ = plan_on_device(plan, device(), current_cuda_stream(device()));
+  plan_ = key_plan_ = plan_on_device(plan, device(), current_cuda_stream(device()));
+  allocate();
+}
+
+CudaSteps::CudaSteps(CudaInputs inputs, const CrossPlan& plan)
+    : inputs_(std::move(inputs)),
+      coded_(false),
+      cross_plan_(&plan),
+      batch_(inputs_.q.size(0)),
+      tokens_(inputs_.q.size(1)),
+      heads_(inputs_.q.size(2)),
+      dim_(inputs_.q.size(3)) {
+  const cuda::DeviceScope current(device());
+  void* stream = current_cuda_stream(device());
+  plan_ = plan_on_device(*plan.queries, device(), stream);
+  key_plan_ = plan_on_device(*plan.keys, device(), stream);
+  cross_work_ = cross_work_on_device(plan, /*of_keys=*/false, device(), stream);
+  allocate();
+}
+
+void CudaSteps::allocate() {
   const auto& image = plan_->image;
   const auto bytes = inputs_.q.options().dtype(at::kByte), f32 = inputs_.q.options().dtype(at::kFloat);
-  for (at::Tensor* x : {&packed_.q, &packed_.k, &packed_.v})
-    *x = at::empty({batch_, heads_, image.slots, dim_}, coded ? bytes : inputs_.q.options());
-  if (!coded) return;
+  const auto operands = [&](int64_t slots) {
+    return at::empty({batch_, heads_, slots, dim_}, coded_ ? bytes : inputs_.q.options());
+  };
+  packed_.q = operands(image.slots);
+  packed_.k = operands(key_plan_->image.slots);
+  packed_.v = operands(key_plan_->image.slots);
+  if (!coded_) return;
   for (at::Tensor* scale : {&packed_.q_scale, &packed_.k_scale})
     *scale = at::empty({batch_, heads_, image.slots}, f32);
   packed_.v_scale = at::empty({batch_, heads_, dim_}, f32);
@@ -52,6 +76,11 @@ CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded)
   const int64_t rows =
       cuda::quantize_rows_scratch_bytes(batch_, heads_, image.slots, image.groups, image.units);
   scratch_ = at::empty({std::max(rows, cuda::quantize_values_scratch_bytes(batch_, heads_, dim_))}, bytes);
+}
+
+std::shared_ptr<const DeviceWorkList> CudaSteps::key_work(void* stream) const {
+  return cross_plan_ ? cross_work_on_device(*cross_plan_, /*of_keys=*/true, device(), stream)
+                     : key_work_on_device(*host_plan_, device(), stream);
 }
 
 void CudaSteps::quantize_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& codes,
@@ -97,17 +126,17 @@ void CudaSteps::quantize_values(void* stream) const {
   cuda::launch_quantize_values(launch, stream);
 }
 
-void CudaSteps::pack_rows(const at::Tensor& x, const at::Tensor& to, void* stream) const {
+void CudaSteps::pack_rows(const at::Tensor& x, const DevicePlan& plan, const at::Tensor& to, void* stream) const {
   cuda::PackBf16Launch launch;
   launch.from = x.const_data_ptr();
   launch.batch_stride = x.stride(0);
   launch.row_stride = x.stride(1);
   launch.head_stride = x.stride(2);
   launch.to = to.mutable_data_ptr();
-  launch.row_of_slot = plan_->row_of_slot();
+  launch.row_of_slot = plan.row_of_slot();
   launch.batch = batch_;
   launch.heads = heads_;
-  launch.segments = plan_->image.segments;
+  launch.segments = plan.image.segments;
   launch.dim = dim_;
   cuda::launch_pack_bf16(launch, stream);
 }
@@ -121,9 +150,9 @@ void CudaSteps::pack() const {
     quantize_values(stream);
     return;
   }
-  pack_rows(inputs_.q, packed_.q, stream);
-  pack_rows(inputs_.k, packed_.k, stream);
-  pack_rows(inputs_.v, packed_.v, stream);
+  pack_rows(inputs_.q, *plan_, packed_.q, stream);
+  pack_rows(inputs_.k, *key_plan_, packed_.k, stream);
+  pack_rows(inputs_.v, *key_plan_, packed_.v, stream);
 }
 
 void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Tensor& lse, const at::Tensor& row_max,
@@ -137,18 +166,20 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.q_scale = floats(packed_.q_scale);
   launch.k_scale = floats(packed_.k_scale);
   launch.v_scale = floats(packed_.v_scale);
-  launch.items = plan_->at<cuda::WorkItem>(image.items);
-  launch.entries = plan_->at<int32_t>(image.entries);
+  launch.items = cross_work_ ? cross_work_->items() : plan_->at<cuda::WorkItem>(image.items);
+  launch.entries = cross_work_ ? cross_work_->entries() : plan_->at<int32_t>(image.entries);
   launch.row_of_slot = plan_->row_of_slot();
-  launch.item_count = image.item_count;
+  launch.item_count = cross_work_ ? cross_work_->item_count : image.item_count;
   launch.batch = batch_;
   launch.heads = heads_;
-  launch.query_segments = launch.key_segments = image.segments;
+  launch.query_segments = image.segments;
+  launch.key_segments = key_plan_->image.segments;
   launch.queries = tokens_;
   launch.dim = dim_;
   launch.shared_mask = image.shared_mask;
   launch.column_scales = image.column_scales;
   launch.exact = exact;
+  launch.f16 = inputs_.q.scalar_type() == at::kHalf;
   launch.softmax_scale = softmax_scale;
   launch.out = out.mutable_data_ptr();
   launch.type = out_type(out.scalar_type());
@@ -178,7 +209,7 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   const cuda::DeviceScope current(device());
   void* stream = current_cuda_stream(device());
   const auto& image = plan_->image;
-  const auto keys = key_work_on_device(host_plan_, device(), stream);
+  const auto keys = key_work(stream);
   const auto q = coded_ ? expanded(packed_.q, false, stream) : packed_.q;
   const auto k = coded_ ? expanded(packed_.k, false, stream) : packed_.k;
   const auto v = coded_ ? expanded(packed_.v, true, stream) : packed_.v;
@@ -192,6 +223,7 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   launch.q = q.const_data_ptr();
   launch.k = k.const_data_ptr();
   launch.v = v.const_data_ptr();
+  launch.f16 = inputs_.q.scalar_type() == at::kHalf;
   launch.coded = coded_;
   if (coded_) {
     launch.q_codes = packed_.q.const_data_ptr();
@@ -204,15 +236,16 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   launch.lse = floats(saved.lse);
   launch.out = rows(saved.out);
   launch.d_out = rows(d_out);
-  launch.of_queries = {plan_->at<cuda::WorkItem>(image.items), plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
-                       image.item_count};
-  const auto* key_bytes = static_cast<const std::byte*>(keys->memory.data());
-  launch.of_keys = {reinterpret_cast<const cuda::WorkItem*>(key_bytes),
-                    reinterpret_cast<const int32_t*>(key_bytes + keys->entries), plan_->row_of_slot(),
-                    keys->item_count};
+  launch.of_queries = cross_work_ ? cuda::DeviceWork{cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(),
+                                                     cross_work_->item_count}
+                                  : cuda::DeviceWork{plan_->at<cuda::WorkItem>(image.items),
+                                                     plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
+                                                     image.item_count};
+  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count};
   launch.batch = batch_;
   launch.heads = heads_;
-  launch.query_segments = launch.key_segments = image.segments;
+  launch.query_segments = image.segments;
+  launch.key_segments = key_plan_->image.segments;
   launch.queries = tokens_;
   launch.dim = dim_;
   launch.shared_mask = image.shared_mask;

@@ -10,7 +10,8 @@
 
 namespace fpsa::ops {
 
-/// Inputs that the kernels can read: BF16 [B,L,H,D], D 64 or 128, D contiguous, strides and data at multiples of 16 bytes.
+/// Inputs that the kernels can read: BF16, or without codes all F16, q [B,Lq,H,D], k and v [B,Lk,H,D], D 64 or 128 and
+/// contiguous, strides and data at multiples of 16 bytes.
 struct CudaInputs {
   at::Tensor q, k, v;
   at::Tensor q_weight, k_weight;  // F32 [H*D] of the norm, or undefined: none; with codes only, as turns
@@ -21,8 +22,8 @@ struct CudaInputs {
 /// Whether a [B,L,H,D] tensor of two-byte elements has such strides.
 bool readable_by_kernels(const at::Tensor& x);
 
-/// What the attention kernels read. With codes: bytes and F32 (kernel/cuda/attention_fwd_e4m3_sm90a.h); without: BF16 by
-/// slots (attention_fwd_bf16_sm90a.h), and no scales.
+/// What the attention kernels read. With codes: bytes and F32 (kernel/cuda/attention_fwd_e4m3_sm90a.h); without: BF16
+/// or F16 by slots (attention_fwd_bf16_sm90a.h), and no scales.
 struct CudaPacked {
   at::Tensor q, k, v, q_scale, k_scale, v_scale;
 };
@@ -40,6 +41,9 @@ class CudaSteps {
  public:
   /// coded: E4M3, else BF16
   CudaSteps(CudaInputs inputs, const Plan& plan, bool coded);
+  /// Without codes, keys of another number than queries.
+  ///   Requires  the plan outlives the steps
+  CudaSteps(CudaInputs inputs, const CrossPlan& plan);
 
   /// Q, K and V to codes, or to slots.
   void pack() const;
@@ -49,7 +53,7 @@ class CudaSteps {
   void attend(float softmax_scale, const at::Tensor& out, const at::Tensor& lse, const at::Tensor& row_max,
               bool exact = false) const;
   /// Gradients from what is packed.
-  ///   Shapes    d_out, and gradients d_q, d_k, d_v [B,L,H,D], BF16 or F32
+  ///   Shapes    d_out and d_q [B,Lq,H,D], d_k, d_v [B,Lk,H,D], BF16, F16 or F32
   void backward(float softmax_scale, const at::Tensor& d_out, const CudaSaved& saved,
                 const AttentionGradients& gradients) const;
 
@@ -57,17 +61,21 @@ class CudaSteps {
 
  private:
   int device() const { return inputs_.q.device().index(); }
+  void allocate();
+  std::shared_ptr<const DeviceWorkList> key_work(void* stream) const;
   void quantize_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& codes, const at::Tensor& scale,
                      void* stream) const;
   void quantize_values(void* stream) const;
-  void pack_rows(const at::Tensor& x, const at::Tensor& to, void* stream) const;
+  void pack_rows(const at::Tensor& x, const DevicePlan& plan, const at::Tensor& to, void* stream) const;
   at::Tensor expanded(const at::Tensor& codes, bool of_values, void* stream) const;
 
   CudaInputs inputs_;
   bool coded_;
-  const Plan& host_plan_;
-  int64_t batch_, tokens_, heads_, dim_;
-  std::shared_ptr<const DevicePlan> plan_;
+  const Plan* host_plan_ = nullptr;        // the one of both sides, or:
+  const CrossPlan* cross_plan_ = nullptr;  // of queries and keys
+  int64_t batch_, tokens_, heads_, dim_;   // tokens_: queries
+  std::shared_ptr<const DevicePlan> plan_, key_plan_;
+  std::shared_ptr<const DeviceWorkList> cross_work_;
   CudaPacked packed_;
   at::Tensor scratch_;
 };

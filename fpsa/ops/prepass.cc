@@ -78,7 +78,7 @@ bool preparable(const at::Tensor& x, int64_t heads) {
 
 bool projectable(const at::Tensor& x, int64_t heads, Precision precision) {
   if (!x.device().is_cuda()) return preparable(x, heads);
-  return x.dim() == 3 && heads >= 1 && x.size(2) % heads == 0 &&
+  return x.dim() == 3 && heads >= 1 && x.size(2) % heads == 0 && x.scalar_type() == at::kBFloat16 &&
          precision != Precision::kNone && cuda_refusal(x, {x.scalar_type(), x.size(2) / heads, precision}).empty();
 }
 

@@ -10,7 +10,7 @@ namespace fpsa::ops {
 
 /// Whether prepare_heads() takes x: [B,L,H*D] in F32 or BF16 on the CPU, D a multiple of 8 from 8 to 256.
 bool preparable(const at::Tensor& x, int64_t heads);
-/// Whether attention_of_projected() does: the same, and on a CUDA device what the kernels take there, in E4M3.
+/// Whether attention_of_projected() does: the same, and on a CUDA device BF16 of the kernels' head dims, in E4M3.
 bool projectable(const at::Tensor& x, int64_t heads, Precision precision);
 
 /// RMSNorm over the full width times weight, then the rotation of neighbouring pairs.

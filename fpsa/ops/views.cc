@@ -14,8 +14,11 @@ at::Tensor tokens_first(const at::Tensor& x, bool heads_first) {
 void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first, Devices devices) {
   TORCH_CHECK_VALUE(x.defined() && x.dim() == 4, op, ": ", name, " must be ", heads_first ? "[B,H,L,D]" : "[B,L,H,D]",
                     ", got ", x.defined() ? x.dim() : 0, " dimensions");
-  TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16, op, ": ", name,
-                   " must be float32 or bfloat16, got ", x.scalar_type(), "; cast it first");
+  const bool f16 = devices == Devices::kCpuAndCuda && x.device().is_cuda();
+  TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16 ||
+                       (f16 && x.scalar_type() == at::kHalf),
+                   op, ": ", name, " must be float32", f16 ? ", bfloat16 or float16" : " or bfloat16", ", got ",
+                   x.scalar_type(), "; cast it first");
   TORCH_CHECK_VALUE(x.device().is_cpu() || (devices == Devices::kCpuAndCuda && x.device().is_cuda()), op, ": ", name,
                     " must be on the CPU", devices == Devices::kCpu ? "" : " or a CUDA device", ", got ", x.device(),
                     "; this operator has no kernels there, move its tensors");

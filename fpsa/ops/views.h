@@ -18,8 +18,8 @@ at::Tensor tokens_first(const at::Tensor& x, bool heads_first);
 /// Where an operator has kernels.
 enum class Devices { kCpu, kCpuAndCuda };
 
-/// Checks dimension, dtype (F32 or BF16; on CUDA ops/cuda_attention.h knows more), head dim and device of one argument of
-/// an operator.
+/// Checks dimension, dtype (F32 or BF16, on CUDA also F16; ops/cuda_attention.h knows more), head dim and device of one
+/// argument of an operator.
 void check_tokens(const at::Tensor& x, std::string_view op, std::string_view name, bool heads_first,
                   Devices devices = Devices::kCpu);
 

@@ -61,13 +61,6 @@ const kernel::Visibility& Geometry::transposed(int64_t head) const {
   return transposed_[stored(head)];
 }
 
-std::shared_ptr<const void> Geometry::derived(int key, const std::function<std::shared_ptr<const void>()>& make) const {
-  const std::lock_guard lock(derived_mutex_);
-  auto& kept = derived_[key];
-  if (!kept) kept = make();
-  return kept;
-}
-
 // A counting sort, so that the runs of a group stay in order.
 void Geometry::sort_runs() {
   group_begin_.assign(static_cast<size_t>(groups_.count) + 1, 0);

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -12,6 +10,7 @@
 #include "fpsa/kernel/visibility.h"
 #include "fpsa/pattern/mask.h"
 #include "fpsa/pattern/order.h"
+#include "fpsa/plan/derived.h"
 
 namespace fpsa::plan {
 
@@ -42,11 +41,8 @@ class Geometry {
   /// when first asked for.
   const kernel::Visibility& transposed(int64_t head) const;
 
-  /// What a user derives from the geometry once and wants to live as long as it, such as a copy on a device: the object
-  /// under `key`, made when first asked for.
-  ///   Threads   safe; two that ask for a new one wait for one make()
-  ///   Errors    those of make(), after which nothing is kept
-  std::shared_ptr<const void> derived(int key, const std::function<std::shared_ptr<const void>()>& make) const;
+  /// What users derive from the geometry, such as a copy on a device.
+  const Derived& derived() const { return derived_; }
 
  private:
   void sort_runs();
@@ -60,8 +56,7 @@ class Geometry {
   std::vector<std::vector<kernel::QueryBlock>> work_;
   mutable std::once_flag transposed_once_;
   mutable std::vector<kernel::Visibility> transposed_;
-  mutable std::mutex derived_mutex_;
-  mutable std::map<int, std::shared_ptr<const void>> derived_;
+  Derived derived_;
   double density_;
   bool dense_;
 };

@@ -37,9 +37,10 @@ def attention(
     pattern: the same at every step, in precision `quant`. With a schedule: what it says for this step and layer.
 
     Args:
-        q: queries [B,H,L,D], or [B,L,H,D] with ``layout="BLHD"``; float32 or bfloat16 on the CPU; D a multiple of 8
-            from 8 to 256; tokens in raster order (T, then Y, then X fastest). Any strides whose innermost is 1 are
-            read in place.
+        q: queries [B,H,L,D], or [B,L,H,D] with ``layout="BLHD"``; float32 or bfloat16 on the CPU, D a multiple of 8
+            from 8 to 256; on CUDA (see :func:`devices`) bfloat16 or float16, D 64 or 128, and float32 with "e4m3" or
+            after ``torch.set_float32_matmul_precision("medium")``, since it is rounded to bfloat16 there; tokens in
+            raster order (T, then Y, then X fastest). Any strides whose innermost is 1 are read in place.
         k, v: keys and values, likewise.
         grid: (t, y, x) tokens, t * y * x = L.
         pattern: :class:`Dense`, :class:`SlidingTile`, :class:`Radial` or :class:`BlockMask`.
@@ -54,8 +55,8 @@ def attention(
 
     Returns: out, of q's shape and dtype; or (out, lse).
 
-    Gradients flow to q, k and v, straight through the casts to E4M3; INT8 has none. Inside autocast the inputs are
-    cast to its type.
+    Gradients flow to q, k and v, straight through the casts to E4M3; INT8 has none. Inside autocast of their
+    device the inputs are cast to its type.
 
     Errors: ValueError, TypeError: argument, expected, received, remedy.
 

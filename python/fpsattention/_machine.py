@@ -26,9 +26,20 @@ def selected_kernels() -> list[str]:
 
 
 def devices() -> dict[str, str]:
-    """Each device that torch sees, and whether attention of this package runs there."""
+    """Each device that torch sees, and whether attention of this package runs there.
+
+    The CUDA kernels, where they are in this build, run on cards of compute capability 9.0 (H100, H200, H20). On tensors of
+    another card attention is an error that says so; torch's own scaled_dot_product_attention runs there. "cuda" stands for
+    all cards where torch sees none.
+    """
     found = {"cpu": f"supported, {_native.current_isa()}"}
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}: not supported in this version"
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(cards):
+        refusal = _native.cuda_refusal(index)
+        state = f"not supported: {refusal}" if refusal else "supported, sm90a"
+        found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}: {state}"
+    if not cards:
+        kernels = ("the CUDA kernels are in this build, for cards of compute capability 9.0 (H100, H200, H20)"
+                   if _native.cuda_kernels_built() else "the CUDA kernels are not in this build")
+        found["cuda"] = f"no card that torch sees; {kernels}"
     return found

@@ -68,11 +68,11 @@ class _Place:
         self.steps_now = [self.fixed] if self.fixed is not None else self._steps_of(timestep)
         self.phases = tuple(self.schedule.phase_at(*step) for step in self.steps_now)
 
-    def note(self, grid: tuple[int, ...], dtype: torch.dtype) -> None:
+    def note(self, grid: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
         """Keeps for explain() what this forward attends over and in which type."""
-        autocast = torch.is_autocast_enabled("cpu")
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         for step in self.steps_now:
-            self.seen[step] = (grid, torch.get_autocast_dtype("cpu") if autocast else dtype)
+            self.seen[step] = (grid, torch.get_autocast_dtype(device) if autocast else dtype)
 
     def _steps_of(self, timestep: torch.Tensor) -> list[tuple[int, int]]:
         """The step of each sample, or the one of all."""
@@ -187,7 +187,7 @@ class Applied:
 
         def around_rope(module: Any, args: tuple[Any, ...], output: Any) -> Any:
             grid = _grid_of(args[0], module)
-            note(grid, args[0].dtype)  # here, since accelerate's autocast begins after the hook before
+            note(grid, args[0].dtype, args[0].device.type)  # here, since accelerate's autocast begins after the hook before
             return (*output, grid, place.phases)
 
         self._hooks.append(transformer.register_forward_pre_hook(before, with_kwargs=True))

@@ -5,6 +5,7 @@
 #include <torch/version.h>
 
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/cuda/cuda.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/ops/fork.h"
@@ -87,6 +88,8 @@ void bind_machine(py::module_& m) {
     return kernel::selected();
   });
   m.def("is_forked", ops::is_forked);
+  m.def("cuda_kernels_built", kernel::cuda::built);
+  m.def("cuda_refusal", [](int device) { return kernel::cuda::unavailable_reason(device); }, py::arg("device"));
 }
 
 }  // namespace fpsa::python

@@ -1,6 +1,7 @@
 #include "tests/gpu/operators.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 
 #include <exception>
@@ -39,6 +40,8 @@ struct Problem {
   int64_t batch = 2, heads = 3, dim = 128;
   Precision precision = Precision::kE4m3;
   bool heads_first = false;
+  at::ScalarType type = at::kBFloat16;
+  int64_t keys = 0;  // of check_cross
 };
 
 std::vector<at::Tensor> inputs_of(const Problem& problem, int count) {
@@ -55,10 +58,15 @@ std::shared_ptr<const ops::Plan> plan_of(const Problem& problem) {
 }
 
 void check_forward_and_backward(const Problem& problem, const at::Device& device) {
-  const auto x = inputs_of(problem, 4);
+  // The CPU has no F16: it gets the same values in F32.
+  auto x = inputs_of(problem, 4);
   std::vector<at::Tensor> y;
-  for (const at::Tensor& one : x)
-    y.push_back(one.to(device));
+  for (at::Tensor& one : x) {
+    const bool f16 = problem.type == at::kHalf;
+    if (!f16) one = one.to(problem.type);
+    y.push_back(one.to(device, problem.type));
+    if (f16) one = one.to(at::kFloat);
+  }
   const auto plan = plan_of(problem);
   ops::AttentionOptions options;
   options.precision = problem.precision;
@@ -66,14 +74,16 @@ void check_forward_and_backward(const Problem& problem, const at::Device& device
   options = ops::saving(options);
   const auto want = ops::attention(x[0], x[1], x[2], *plan, options);
   const auto got = ops::attention(y[0], y[1], y[2], *plan, options);
-  check_close("out", got.out, want.out, kForward);
+  FPSA_CHECK(got.out.scalar_type() == problem.type, "out: expected the type of q, got ",
+             c10::toString(got.out.scalar_type()));
+  check_close("out", got.out.to(x[0].scalar_type()), want.out, kForward);
   check_close("lse", got.lse, want.lse, tolerance::kGpuLse);
-  if (want.exact.defined()) check_close("exact", got.exact, want.exact, kForward);
+  if (want.exact.defined()) check_close("exact", got.exact.to(x[0].scalar_type()), want.exact, kForward);
   const auto expected = ops::attention_backward(x[3], x[0], x[1], x[2], want, *plan, options);
   const auto gradients = ops::attention_backward(y[3], y[0], y[1], y[2], got, *plan, options);
-  check_close("d_q", gradients.q, expected.q, kBackward);
-  check_close("d_k", gradients.k, expected.k, kBackward);
-  check_close("d_v", gradients.v, expected.v, kBackward);
+  check_close("d_q", gradients.q.to(x[0].scalar_type()), expected.q, kBackward);
+  check_close("d_k", gradients.k.to(x[0].scalar_type()), expected.k, kBackward);
+  check_close("d_v", gradients.v.to(x[0].scalar_type()), expected.v, kBackward);
 }
 
 // Bits of Q's codes and scales.
@@ -128,11 +138,36 @@ void check_dense_and_copies(const Problem& problem, const at::Device& device) {
   check_close("out", ops::dense_attention(far(x[0]), far(x[1]), far(x[2])).out, want.out, kForward);
 }
 
+// Queries and keys of different numbers, and none of either.
+void check_cross(const Problem& problem, const at::Device& device) {
+  const auto make = [&](int64_t tokens) {
+    return at::randn({problem.batch, tokens, problem.heads, problem.dim}).to(at::kBFloat16);
+  };
+  const int64_t queries = problem.grid.volume();
+  const auto q = make(queries), k = make(problem.keys), v = make(problem.keys), d_out = make(queries);
+  const auto y = [&](const at::Tensor& one) { return one.to(device); };
+  const auto options = ops::saving({});
+  const auto want = ops::dense_attention(q, k, v, options), got = ops::dense_attention(y(q), y(k), y(v), options);
+  if (problem.keys == 0) {
+    FPSA_CHECK(at::equal(got.out.to(at::kCPU), want.out) && at::equal(got.lse.to(at::kCPU), want.lse),
+               "out: expected zeros, and lse -inf, where there is no key");
+  } else {
+    check_close("out", got.out, want.out, kForward);
+    check_close("lse", got.lse, want.lse, tolerance::kGpuLse);
+  }
+  const auto expected = ops::dense_attention_backward(d_out, q, k, v, want, options);
+  const auto gradients = ops::dense_attention_backward(y(d_out), y(q), y(k), y(v), got, options);
+  check_close("d_q", gradients.q, expected.q, kBackward);
+  check_close("d_k", gradients.k, expected.k, kBackward);
+  check_close("d_v", gradients.v, expected.v, kBackward);
+}
+
 }  // namespace
 
 std::vector<OperatorVerdict> check_operators(int index) {
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
   const at::NoGradGuard no_gradients;
+  at::globalContext().setFloat32MatmulPrecision("medium");  // F32 at precision none is refused otherwise
   std::vector<OperatorVerdict> verdicts;
   const auto check = [&](const std::string& name, auto&& function, const Problem& problem) {
     OperatorVerdict verdict{name, {}};
@@ -154,6 +189,20 @@ std::vector<OperatorVerdict> check_operators(int index) {
                    heads_first ? " heads first" : ""),
               check_forward_and_backward, problem);
       }
+    for (const at::ScalarType type : {at::kHalf, at::kFloat}) {
+      Problem problem;
+      problem.dim = dim;
+      problem.type = type;
+      check(join("forward and backward e4m3 D", dim, " ", c10::toString(type)), check_forward_and_backward, problem);
+      problem.precision = Precision::kNone;
+      check(join("forward and backward none D", dim, " ", c10::toString(type)), check_forward_and_backward, problem);
+    }
+    for (const int64_t keys : {0, 1, 77, 2500}) {
+      Problem problem;
+      problem.dim = dim;
+      problem.keys = keys;
+      check(join("dense, ", keys, " keys D", dim), check_cross, problem);
+    }
     for (const pattern::Grid& granularity : {pattern::Grid{3, 4, 8}, {6, 4, 16}, {1, 2, 4}}) {
       Problem problem;
       problem.dim = dim;

@@ -88,10 +88,10 @@ TEST(Geometry, WhatIsDerivedIsMadeOnceAndLivesWithIt) {
   auto geometry = std::make_unique<Geometry>(grid, tile, tile, pattern::dense(grid, tile));
   int made = 0;
   const auto make = [&] { return std::make_shared<const int>(++made); };
-  EXPECT_THROW(geometry->derived(0, []() -> std::shared_ptr<const void> { throw Error("no device"); }), Error);
-  const std::weak_ptr<const void> first = geometry->derived(0, make);
-  EXPECT_EQ(geometry->derived(0, make), first.lock());
-  EXPECT_NE(geometry->derived(1, make), first.lock());
+  EXPECT_THROW(geometry->derived().get(0, []() -> std::shared_ptr<const void> { throw Error("no device"); }), Error);
+  const std::weak_ptr<const void> first = geometry->derived().get(0, make);
+  EXPECT_EQ(geometry->derived().get(0, make), first.lock());
+  EXPECT_NE(geometry->derived().get(1, make), first.lock());
   EXPECT_EQ(made, 2);
   geometry.reset();
   EXPECT_TRUE(first.expired());

@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fpsattention as fpsa
 from reference import GRID, TILE, TOKENS, attend, rms, tensors, visible, worst
@@ -138,6 +139,31 @@ def test_autocast_runs_in_its_type_and_keeps_gradients_in_the_inputs():
     assert torch.equal(out, fpsa.attention(*(x.bfloat16() for x in (q, k, v)), grid=GRID, pattern=SLIDING))
     out.sum().backward()
     assert q.grad.dtype == torch.float32 and q.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_on_cuda_runs_in_its_type(dtype, monkeypatch):
+    """On tensors without data, which a machine without a card has too; torch must not look for one, and its autograd,
+    which does, is left to the CPU's test above: the cast is the same code."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    with FakeTensorMode():
+        q, k, v = (torch.empty(1, 2, TOKENS, 64, device="cuda") for _ in range(3))
+        for arguments in ({}, dict(grid=GRID, pattern=SLIDING, quant="e4m3")):
+            assert fpsa.attention(q, k, v, **arguments).dtype == torch.float32
+            with torch.autocast("cuda", dtype=dtype):
+                out, lse = fpsa.attention(q, k, v, return_lse=True, **arguments)
+            assert (out.dtype, out.device, lse.dtype) == (dtype, q.device, torch.float32)
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # another device's
+                assert fpsa.attention(q, k, v, **arguments).dtype == torch.float32
+
+
+def test_every_operator_of_autocast_on_the_cpu_has_it_on_cuda():
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fpsa::")]
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    cast = {name for name in names if has(name, "AutocastCPU")}
+    assert cast == {"fpsa::scheduled_attention"}
+    assert cast == {name for name in names if has(name, "AutocastCUDA")}
 
 
 @pytest.mark.parametrize("change, kind, words", [

@@ -213,3 +213,35 @@ def test_the_instruction_set_can_be_limited_and_unknown_ones_are_refused():
 def test_another_release_of_torch_is_refused_with_a_remedy(environment):
     done = python(environment, "import torch\ntorch.__version__ = '2.9.1'\nimport fpsattention")
     assert done.returncode != 0 and "was built for torch" in done.stderr and "pip install" in done.stderr
+
+
+def test_devices_say_what_the_build_holds_where_there_is_no_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = fpsa.devices()
+    assert list(said) == ["cpu", "cuda"]
+    built = fpsa._native.cuda_kernels_built()
+    assert said["cuda"].startswith("no card that torch sees; ")
+    assert said["cuda"].endswith("compute capability 9.0 (H100, H200, H20)" if built else "not in this build")
+    monkeypatch.setattr(fpsa._native, "cuda_kernels_built", lambda: not built)
+    assert fpsa.devices()["cuda"] != said["cuda"]
+
+
+def test_devices_say_of_each_card_whether_the_kernels_run_there(monkeypatch):
+    cards = {0: ("NVIDIA H200", ""), 1: ("NVIDIA A100", "the kernels run on compute capability 9.0 only, this has 8.0")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: cards[index][0])
+    # Without a card the real answer is why not, whatever torch is made to say.
+    if not fpsa._native.cuda_kernels_built():
+        assert "not supported: the CUDA kernels are not in this build" in fpsa.devices()["cuda:1"]
+    monkeypatch.setattr(fpsa._native, "cuda_refusal", lambda index: cards[index][1])
+    said = fpsa.devices()
+    assert said["cuda:0"] == "NVIDIA H200: supported, sm90a"
+    assert said["cuda:1"] == "NVIDIA A100: not supported: " + cards[1][1]
+
+
+def test_the_command_prints_what_devices_say(environment):
+    printed = subprocess.run([sys.executable, "-m", "fpsattention", "--no-check"], env=environment, text=True,
+                             capture_output=True, check=True).stdout
+    for device, state in fpsa.devices().items():
+        assert f"device {device}: {state}\n" in printed

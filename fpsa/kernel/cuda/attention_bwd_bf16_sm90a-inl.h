@@ -125,12 +125,13 @@ FPSA_DEVICE void produce_bwd(const AttentionBwdParams& p, ptx::SharedAddress mem
 }
 
 /// One consumer warpgroup. Arrays are registers: every index is a constant after unrolling.
-template <AttentionBwdTiling kTiling>
+template <AttentionBwdTiling kTiling, ptx::Element kElement>
 struct BwdConsumer : Warpgroup {
   static constexpr BwdSharedMap kMap = bwd_shared_map(kTiling);
   static constexpr bool kOfKeys = kTiling.of_keys, kCoded = kTiling.coded;
   static constexpr int kDim = kTiling.dim, kColumns = kTiling.columns, kStages = kTiling.stages;
   static constexpr int kSegments = kColumns / kSegment, kSteps = kColumns / 16;
+  static_assert(!kCoded || kElement == ptx::Element::kBf16, "codes expand to BF16, which holds 256 P and gradients");
   static constexpr ptx::Swizzle kCodeSwizzle = kDim == 128 ? ptx::Swizzle::k128 : ptx::Swizzle::k64;
   static_assert(kMap.bytes <= kMaxSharedBytes, "what a block of threads may have");
   static_assert(kDim == 64 || kDim == 128, "whole strips, and a row of codes is one row of a swizzle");
@@ -184,8 +185,9 @@ struct BwdConsumer : Warpgroup {
       const uint64_t a = across(rows()), b = across(staged(kMap.first, kMap.first_bytes, number));
       FPSA_UNROLL
       for (int at = 0; at < kDim; at += 16)
-        ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(scores, ptx::advance_descriptor(a, at_channel(at, kGroupRows)),
-                                                        ptx::advance_descriptor(b, at_channel(at, kColumns)), at > 0);
+        ptx::wgmma_16bit<kElement, ptx::Major::kK, ptx::Major::kK>(
+            scores, ptx::advance_descriptor(a, at_channel(at, kGroupRows)),
+            ptx::advance_descriptor(b, at_channel(at, kColumns)), at > 0);
     }
     ptx::wgmma_commit();
   }
@@ -194,8 +196,9 @@ struct BwdConsumer : Warpgroup {
     const uint64_t b = across(staged(kMap.second, kMap.second_bytes, number));
     FPSA_UNROLL
     for (int at = 0; at < kDim; at += 16)
-      ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(d_p, ptx::advance_descriptor(a, at_channel(at, kGroupRows)),
-                                                      ptx::advance_descriptor(b, at_channel(at, kColumns)), at > 0);
+      ptx::wgmma_16bit<kElement, ptx::Major::kK, ptx::Major::kK>(
+          d_p, ptx::advance_descriptor(a, at_channel(at, kGroupRows)),
+          ptx::advance_descriptor(b, at_channel(at, kColumns)), at > 0);
     ptx::wgmma_commit();
   }
   /// Of the block before.
@@ -203,13 +206,15 @@ struct BwdConsumer : Warpgroup {
     const uint64_t b = along(staged(kMap.first, kMap.first_bytes, number - 1));
     FPSA_UNROLL
     for (int step = 0; step < kSteps; ++step)
-      ptx::wgmma_bf16<ptx::Major::kMn>(first, d_s[step], ptx::advance_descriptor(b, at_column(16 * step)), true);
+      ptx::wgmma_16bit<kElement, ptx::Major::kMn>(first, d_s[step], ptx::advance_descriptor(b, at_column(16 * step)),
+                                                  true);
   }
   FPSA_DEVICE void issue_second() {
     const uint64_t b = along(staged(kMap.second, kMap.second_bytes, number - 1));
     FPSA_UNROLL
     for (int step = 0; step < kSteps; ++step)
-      ptx::wgmma_bf16<ptx::Major::kMn>(second, p_words[step], ptx::advance_descriptor(b, at_column(16 * step)), true);
+      ptx::wgmma_16bit<kElement, ptx::Major::kMn>(second, p_words[step],
+                                                  ptx::advance_descriptor(b, at_column(16 * step)), true);
   }
 
   /// Scalar `array` of the thread's two columns among columns 8 j to 8 j + 7 of the block.
@@ -254,7 +259,7 @@ struct BwdConsumer : Warpgroup {
     for (int at = 0; at < kColumns / 2; at += 2) {
       float low = scores[at], high = scores[at + 1];
       if constexpr (kCoded) ptx::values_of_e4m3x2(ptx::e4m3x2(low, high), low, high);
-      p_words[at / 8][at / 4 % 2 * 2 + at / 2 % 2] = ptx::bf16x2(low, high);
+      p_words[at / 8][at / 4 % 2 * 2 + at / 2 % 2] = ptx::rounded_pair<kElement>(low, high);
     }
   }
 
@@ -279,7 +284,7 @@ struct BwdConsumer : Warpgroup {
           else
             value[e] = scores[at] * (d_p[at] - lost);
         }
-        d_s[j / 2][j % 2 * 2 + half] = ptx::bf16x2(value[0], value[1]);
+        d_s[j / 2][j % 2 * 2 + half] = ptx::rounded_pair<kElement>(value[0], value[1]);
       }
     }
   }
@@ -437,8 +442,8 @@ struct BwdConsumer : Warpgroup {
   }
 };
 
-/// The kernel's body, for every thread of the grid.
-template <AttentionBwdTiling kTiling>
+/// The kernel's body, for every thread of the grid; kElement is the type of every 16-bit operand. Codes come as BF16.
+template <AttentionBwdTiling kTiling, ptx::Element kElement = ptx::Element::kBf16>
 FPSA_DEVICE void attention_bwd_bf16_sm90a(const AttentionBwdParams& p) {
   constexpr BwdSharedMap kMap = bwd_shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
@@ -461,7 +466,7 @@ FPSA_DEVICE void attention_bwd_bf16_sm90a(const AttentionBwdParams& p) {
   };
   run_warpgroups(
       ready, [&] { produce_bwd<kTiling>(p, memory, barriers); },
-      [&](int thread) { BwdConsumer<kTiling>(p, memory, barriers, thread).run(); });
+      [&](int thread) { BwdConsumer<kTiling, kElement>(p, memory, barriers, thread).run(); });
 }
 
 }  // namespace fpsa::kernel::cuda::inline FPSA_TARGET

@@ -12,9 +12,9 @@ namespace fpsa::kernel::cuda {
 inline namespace FPSA_TARGET {
 
 // nvcc 13.0 makes host code that does not compile of a kernel whose template parameter is a class.
-template <int kDim, bool kOfKeys, bool kCoded>
+template <int kDim, bool kOfKeys, bool kCoded, ptx::Element kElement>
 __global__ void __launch_bounds__(kThreads, 1) attention_bwd_bf16_kernel(const __grid_constant__ AttentionBwdParams p) {
-  attention_bwd_bf16_sm90a<choose_bwd_tiling(kDim, kOfKeys, kCoded)>(p);
+  attention_bwd_bf16_sm90a<choose_bwd_tiling(kDim, kOfKeys, kCoded), kElement>(p);
 }
 
 }  // namespace FPSA_TARGET
@@ -23,24 +23,29 @@ namespace {
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
 
 // Every instantiation, in one list.
-void start_pass(const AttentionBwdParams& params, int64_t dim, bool of_keys, bool coded, int64_t blocks, void* stream) {
-#define FPSA_CASE(dim_, of_keys_, coded_)                                                                       \
-  if (dim == dim_ && of_keys == of_keys_ && coded == coded_)                                                    \
-  return start(attention_bwd_bf16_kernel<dim_, of_keys_, coded_>, "attention_bwd_bf16_sm90a", blocks, kThreads, \
+void start_pass(const AttentionBwdParams& params, int64_t dim, bool of_keys, bool coded, bool f16, int64_t blocks,
+                void* stream) {
+#define FPSA_CASE(dim_, of_keys_, coded_, f16_)                                                                    \
+  if (dim == dim_ && of_keys == of_keys_ && coded == coded_ && f16 == f16_)                                        \
+  return start(attention_bwd_bf16_kernel<dim_, of_keys_, coded_, f16_ ? ptx::Element::kF16 : ptx::Element::kBf16>, \
+               f16_ ? "attention_bwd_f16_sm90a" : "attention_bwd_bf16_sm90a", blocks, kThreads,                    \
                bwd_shared_map(choose_bwd_tiling(dim_, of_keys_, coded_)).bytes, params, stream)
-  FPSA_CASE(128, true, false);
-  FPSA_CASE(128, false, false);
-  FPSA_CASE(128, true, true);
-  FPSA_CASE(128, false, true);
-  FPSA_CASE(64, true, false);
-  FPSA_CASE(64, false, false);
-  FPSA_CASE(64, true, true);
-  FPSA_CASE(64, false, true);
+  FPSA_CASE(128, true, false, false);
+  FPSA_CASE(128, false, false, false);
+  FPSA_CASE(128, true, false, true);
+  FPSA_CASE(128, false, false, true);
+  FPSA_CASE(128, true, true, false);
+  FPSA_CASE(128, false, true, false);
+  FPSA_CASE(64, true, false, false);
+  FPSA_CASE(64, false, false, false);
+  FPSA_CASE(64, true, false, true);
+  FPSA_CASE(64, false, false, true);
+  FPSA_CASE(64, true, true, false);
+  FPSA_CASE(64, false, true, false);
 #undef FPSA_CASE
 }
 
-void check_rows(const DeviceRows& rows, const char* name, bool read) {
-  FPSA_CHECK(!read || rows.type != DeviceOutType::kF16, name, ": expected BF16 or F32, got F16; convert it");
+void check_rows(const DeviceRows& rows, const char* name) {
   const int64_t bytes = rows.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {rows.batch_stride, rows.head_stride, rows.row_stride})
     FPSA_CHECK(stride * bytes % 16 == 0, name, ": expected strides that are multiples of 16 bytes, got ",
@@ -61,11 +66,12 @@ void check_launch(const AttentionBwdLaunch& launch) {
   }
   FPSA_CHECK(launch.softmax_scale > 0 && std::isfinite(launch.softmax_scale),
              "softmax_scale: expected a positive number, got ", launch.softmax_scale);
-  check_rows(launch.out, "out", true);
-  check_rows(launch.d_out, "d_out", true);
-  check_rows(launch.d_q, "d_q", false);
-  check_rows(launch.d_k, "d_k", false);
-  check_rows(launch.d_v, "d_v", false);
+  FPSA_CHECK(!launch.coded || !launch.f16, "f16: expected BF16 operands with codes, got F16; codes expand to BF16");
+  check_rows(launch.out, "out");
+  check_rows(launch.d_out, "d_out");
+  check_rows(launch.d_q, "d_q");
+  check_rows(launch.d_k, "d_k");
+  check_rows(launch.d_v, "d_v");
   check_alignment({launch.q, launch.k, launch.v, launch.scratch});
   if (launch.coded) check_alignment({launch.q_codes, launch.k_codes, launch.k_scale});
 }
@@ -96,7 +102,7 @@ void prepare(const AttentionBwdLaunch& launch, uint16_t* packed, float* statisti
   params.queries = launch.queries;
   params.packed = packed;
   params.statistics = statistics;
-  start_attention_bwd_prepare(params, launch.dim, launch.coded, stream);
+  start_attention_bwd_prepare(params, launch.dim, launch.coded, launch.f16, stream);
 }
 
 AttentionBwdParams params_of(const AttentionBwdLaunch& launch, const uint16_t* packed, const float* statistics) {
@@ -151,7 +157,7 @@ void launch_attention_bwd_bf16(const AttentionBwdLaunch& launch, void* stream) {
     params.first = view(of_keys ? launch.d_k : launch.d_q);
     params.second = of_keys ? view(launch.d_v) : OutView{};
     const int64_t items = work.item_count * (launch.shared_mask ? jobs : launch.batch);
-    start_pass(params, launch.dim, of_keys, launch.coded, std::min(most_blocks, items), stream);
+    start_pass(params, launch.dim, of_keys, launch.coded, launch.f16, std::min(most_blocks, items), stream);
   }
 }
 

@@ -16,12 +16,11 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 ///   Layout    slots and segments: tiling/segments.h; q_codes, k_codes, k_scale as the forward had them. d_out and
 ///             statistics are what attention_bwd_prepare makes. The maps are those of attention_bwd_maps()
 ///   Units     without codes q, k, v are the values; with codes they are the codes as BF16 (attention_bwd_expand),
-///   which
-///             is exact
+///             which is exact. Without codes all of q, k, v and d_out may be F16 instead
 ///   Requires  items of all heads and batches fewer than 2^31; slots without a token: zeros; scales positive
 ///   Numerics  as the contract. Without codes S2 = dot * (log2(e) softmax_scale). With codes S comes from the FP8
 ///             products of the forward, S2 = dot * ((log2(e) softmax_scale q_scale) k_scale), P of dV is its code. P
-///             (without codes) and dS are rounded to BF16 once, as is d_out, whose rounded values D is made of too
+///             (without codes) and dS are rounded to BF16 (F16) once, as is d_out, whose rounded values D is made of too
 ///   Threads   deterministic: a row's bits do not depend on the number of blocks of the launch
 struct AttentionBwdParams {
   ptx::TensorMap q, k, v, d_out, q_codes, k_codes;
@@ -39,7 +38,7 @@ struct AttentionBwdParams {
   OutView first, second;    // d_q, or d_k and d_v
 };
 
-/// Rows that attention_bwd_prepare reads: [B,H,L,D], raster order, kBf16 or kF32, as OutView otherwise.
+/// Rows that attention_bwd_prepare reads: [B,H,L,D], raster order, of any type, as OutView otherwise.
 struct InView {
   const void* data = nullptr;
   OutType type = OutType::kBf16;
@@ -51,7 +50,7 @@ struct InView {
 
 /// Makes d_out by slots and the statistics of the queries.
 ///   Shapes    out, d_out [B,H,L,D]; lse, row_max [B,H,L], raster order; q_scale [B,H,slots]; v_scale [B,H,D];
-///             row_of_slot [slots]; packed BF16 [B,H,slots,D]; statistics [B,H,segments, bwd_statistics(), 32]
+///             row_of_slot [slots]; packed BF16 or F16 [B,H,slots,D]; statistics [B,H,segments, bwd_statistics(), 32]
 ///   Units     packed = d_out; with codes d_out * v_scale / (256 row sum), which saves both factors in every pair
 ///   Edges     a slot without a token, or whose row sees no key: packed 0 (with codes; else d_out), shift +inf, delta 0
 struct AttentionBwdPrepareParams {

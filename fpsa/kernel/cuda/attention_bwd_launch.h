@@ -8,6 +8,7 @@
 namespace fpsa::kernel::cuda {
 
 /// Enqueues attention_bwd_prepare for a problem that is in order and not empty.
-void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, void* stream);
+void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, bool f16,
+                                 void* stream);
 
 }  // namespace fpsa::kernel::cuda

@@ -17,8 +17,12 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 inline constexpr int kPrepareThreads = 128;
 inline constexpr float kLog2E = 1.44269504089f;
 
-FPSA_DEVICE float value_of_bf16(uint32_t bits) {
-  return ptx::float_of(bits << 16);
+template <ptx::Element kElement>
+FPSA_DEVICE float value_of(uint32_t bits) {
+  if constexpr (kElement == ptx::Element::kF16)
+    return ptx::value_of_f16(bits);
+  else
+    return ptx::float_of(bits << 16);
 }
 
 /// kCount neighbouring elements, as one access.
@@ -39,7 +43,8 @@ FPSA_DEVICE void load_elements(const InView& from, int64_t at, float (&x)[kCount
     const Narrow narrow = *reinterpret_cast<const Narrow*>(static_cast<const uint16_t*>(from.data) + at);
     FPSA_UNROLL
     for (int i = 0; i < kCount; ++i)
-      x[i] = value_of_bf16(narrow.of[i]);
+      x[i] = from.type == OutType::kF16 ? value_of<ptx::Element::kF16>(narrow.of[i])
+                                        : value_of<ptx::Element::kBf16>(narrow.of[i]);
   }
 }
 
@@ -49,7 +54,8 @@ FPSA_DEVICE float inverse_sum(const AttentionBwdPrepareParams& p, int64_t row) {
   return lse == kLowest ? 0.0f : ptx::exp2_approx(p.row_max[row] - kCodeBits - lse * kLog2E);
 }
 
-template <int kDim, bool kCoded>
+/// kElement: of `packed`.
+template <int kDim, bool kCoded, ptx::Element kElement = ptx::Element::kBf16>
 FPSA_DEVICE void attention_bwd_prepare(const AttentionBwdPrepareParams& p) {
   constexpr int kCount = kDim / ptx::kWarpThreads, kArrays = bwd_statistics(kCoded);
   constexpr int kWarps = kPrepareThreads / ptx::kWarpThreads;
@@ -98,9 +104,9 @@ FPSA_DEVICE void attention_bwd_prepare(const AttentionBwdPrepareParams& p) {
       float sum = 0;
       FPSA_UNROLL
       for (int i = 0; i < kCount; i += 2) {
-        packed.of[i / 2] = ptx::bf16x2(d_out[i], d_out[i + 1]);
-        sum = ptx::fused_multiply_add(value_of_bf16(packed.of[i / 2] & 0xffffu), out[i], sum);
-        sum = ptx::fused_multiply_add(value_of_bf16(packed.of[i / 2] >> 16), out[i + 1], sum);
+        packed.of[i / 2] = ptx::rounded_pair<kElement>(d_out[i], d_out[i + 1]);
+        sum = ptx::fused_multiply_add(value_of<kElement>(packed.of[i / 2] & 0xffffu), out[i], sum);
+        sum = ptx::fused_multiply_add(value_of<kElement>(packed.of[i / 2] >> 16), out[i + 1], sum);
       }
       FPSA_UNROLL
       for (int lanes = 1; lanes < ptx::kWarpThreads; lanes *= 2)

@@ -8,10 +8,10 @@
 namespace fpsa::kernel::cuda {
 inline namespace FPSA_TARGET {
 
-template <int kDim, bool kCoded>
+template <int kDim, bool kCoded, ptx::Element kElement>
 __global__ void __launch_bounds__(kPrepareThreads)
     attention_bwd_prepare_kernel(const __grid_constant__ AttentionBwdPrepareParams p) {
-  attention_bwd_prepare<kDim, kCoded>(p);
+  attention_bwd_prepare<kDim, kCoded, kElement>(p);
 }
 template <int kDim>
 __global__ void __launch_bounds__(kPrepareThreads)
@@ -30,11 +30,18 @@ int64_t prepare_blocks(int64_t segments) {
 
 }  // namespace
 
-void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, void* stream) {
-  const auto kernel = dim == 128
-                          ? coded ? attention_bwd_prepare_kernel<128, true> : attention_bwd_prepare_kernel<128, false>
-                      : coded ? attention_bwd_prepare_kernel<64, true>
-                              : attention_bwd_prepare_kernel<64, false>;
+void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, bool f16,
+                                 void* stream) {
+  using enum ptx::Element;
+  auto* kernel = attention_bwd_prepare_kernel<128, false, kBf16>;
+  if (dim == 128) {
+    if (f16) kernel = attention_bwd_prepare_kernel<128, false, kF16>;
+    if (coded) kernel = attention_bwd_prepare_kernel<128, true, kBf16>;
+  } else {
+    kernel = f16     ? attention_bwd_prepare_kernel<64, false, kF16>
+             : coded ? attention_bwd_prepare_kernel<64, true, kBf16>
+                     : attention_bwd_prepare_kernel<64, false, kBf16>;
+  }
   start(kernel, "attention_bwd_prepare", prepare_blocks(int64_t{params.batch} * params.heads * params.segments),
         kPrepareThreads, 0, params, stream);
 }

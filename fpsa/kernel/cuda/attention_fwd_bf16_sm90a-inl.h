@@ -1,4 +1,4 @@
-// attention_fwd_bf16_sm90a: FlashAttention on BF16 over lists of visible keys.
+// attention_fwd_bf16_sm90a: FlashAttention on BF16, or F16, over lists of visible keys.
 //
 // A block of threads takes work items one after the other: up to 2 x 64 query rows that see the same keys. One thread
 // of the first warpgroup brings queries, blocks of keys and blocks of values into shared memory (TMA, a ring of
@@ -8,8 +8,8 @@
 //
 // A matrix of D channels lies in shared memory as D / 64 strips of 64 channels, rows of 128 bytes: K's rows are along
 // keys and read K-major, V's are along keys too and read MN-major, so nothing is transposed. Scores come out as
-// accumulator fragments, and rounded to BF16 in pairs they are P's operand fragments as they are. The running maximum
-// is an integer m, so factors between blocks are powers of two, and most blocks need none.
+// accumulator fragments, and rounded to 16 bits in pairs they are P's operand fragments as they are. The running
+// maximum is an integer m, so factors between blocks are powers of two, and most blocks need none.
 //
 // The same source is compiled by nvcc (attention_fwd_bf16_sm90a.cu) and, on emulated instructions, for tests.
 #pragma once
@@ -27,7 +27,7 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
 inline constexpr int kRowBytes = 2 * kHalfRow;       // of a strip
 inline constexpr int kPatternBytes = 8 * kRowBytes;  // 8 rows, after which the swizzle repeats
-inline constexpr int kProductDepth = 16;             // BF16 elements along K of one product
+inline constexpr int kProductDepth = 16;             // 16-bit elements along K of one product
 
 /// One segment of rows of `map` as D / 64 boxes into strips of `rows` rows.
 template <int kDim>
@@ -83,7 +83,7 @@ FPSA_DEVICE void produce_bf16(const AttentionParams& p, ptx::SharedAddress memor
 }
 
 /// One consumer warpgroup.
-template <AttentionTiling kTiling>
+template <AttentionTiling kTiling, ptx::Element kElement>
 struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
   using Parts = ConsumerParts<AttentionParams, kTiling>;
   using Parts::kMap, Parts::kDim, Parts::kStages;
@@ -108,7 +108,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
     FPSA_UNROLL
     for (int at = 0; at < kDim; at += kProductDepth) {
       const int strip = at / kHalfRow, byte = at % kHalfRow * 2;
-      ptx::wgmma_bf16<ptx::Major::kK, ptx::Major::kK>(
+      ptx::wgmma_16bit<kElement, ptx::Major::kK, ptx::Major::kK>(
           scores, ptx::advance_descriptor(q, strip * kGroupRows * kRowBytes + byte),
           ptx::advance_descriptor(k, strip * kTiling.keys * kRowBytes + byte), at > 0);
     }
@@ -122,8 +122,8 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
                                ptx::Swizzle::k128, kPatternBytes, kTiling.keys * kRowBytes);
     FPSA_UNROLL
     for (int i = 0; i < kProducts; ++i)
-      ptx::wgmma_bf16<ptx::Major::kMn>(out, probabilities[i], ptx::advance_descriptor(v, i * kProductDepth * kRowBytes),
-                                       true);
+      ptx::wgmma_16bit<kElement, ptx::Major::kMn>(out, probabilities[i],
+                                                  ptx::advance_descriptor(v, i * kProductDepth * kRowBytes), true);
     ptx::wgmma_commit();
   }
 
@@ -174,7 +174,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
     for (int i = 0; i < kProducts; ++i) {
       FPSA_UNROLL
       for (int r = 0; r < 4; ++r)
-        probabilities[i][r] = ptx::bf16x2(scores[8 * i + 2 * r], scores[8 * i + 2 * r + 1]);
+        probabilities[i][r] = ptx::rounded_pair<kElement>(scores[8 * i + 2 * r], scores[8 * i + 2 * r + 1]);
     }
   }
 
@@ -223,8 +223,8 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
   }
 };
 
-/// The kernel's body, for every thread of the grid.
-template <AttentionTiling kTiling>
+/// The kernel's body, for every thread of the grid; kElement is the type of Q, K, V and of P as an operand.
+template <AttentionTiling kTiling, ptx::Element kElement = ptx::Element::kBf16>
 FPSA_DEVICE void attention_fwd_bf16_sm90a(const AttentionParams& p) {
   constexpr SharedMap kMap = shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
@@ -232,7 +232,7 @@ FPSA_DEVICE void attention_fwd_bf16_sm90a(const AttentionParams& p) {
   run_forward(
       p, barriers, [&] { produce_bf16<kTiling>(p, memory, barriers); },
       [&](int thread) {
-        ConsumerBf16<kTiling> consumer(p, memory, barriers, thread);
+        ConsumerBf16<kTiling, kElement> consumer(p, memory, barriers, thread);
         consumer.run_items(consumer);
       });
 }

@@ -8,9 +8,9 @@ namespace fpsa::kernel::cuda {
 inline namespace FPSA_TARGET {
 
 // nvcc 13.0 makes host code that does not compile of a kernel whose template parameter is a class.
-template <int kDim>
+template <int kDim, ptx::Element kElement>
 __global__ void __launch_bounds__(kThreads, 1) attention_fwd_bf16_kernel(const __grid_constant__ AttentionParams p) {
-  attention_fwd_bf16_sm90a<choose_bf16_tiling(kDim)>(p);
+  attention_fwd_bf16_sm90a<choose_bf16_tiling(kDim), kElement>(p);
 }
 
 }  // namespace FPSA_TARGET
@@ -26,12 +26,15 @@ void launch_attention_fwd_bf16(const AttentionFwdLaunch& launch, void* stream) {
        attention_bf16_maps(launch.q, launch.k, launch.v, static_cast<int>(launch.dim), launch.batch * launch.heads,
                            launch.query_segments, launch.key_segments));
   // Every instantiation.
+  using enum ptx::Element;
+  const auto start_with = [&](auto* kernel) {
+    start(kernel, launch.f16 ? "attention_fwd_f16_sm90a" : "attention_fwd_bf16_sm90a", blocks, kThreads,
+          shared_map(choose_bf16_tiling(static_cast<int>(launch.dim))).bytes, params, stream);
+  };
   if (launch.dim == 128)
-    start(attention_fwd_bf16_kernel<128>, "attention_fwd_bf16_sm90a", blocks, kThreads,
-          shared_map(choose_bf16_tiling(128)).bytes, params, stream);
+    launch.f16 ? start_with(attention_fwd_bf16_kernel<128, kF16>) : start_with(attention_fwd_bf16_kernel<128, kBf16>);
   else
-    start(attention_fwd_bf16_kernel<64>, "attention_fwd_bf16_sm90a", blocks, kThreads,
-          shared_map(choose_bf16_tiling(64)).bytes, params, stream);
+    launch.f16 ? start_with(attention_fwd_bf16_kernel<64, kF16>) : start_with(attention_fwd_bf16_kernel<64, kBf16>);
 }
 
 }  // namespace fpsa::kernel::cuda

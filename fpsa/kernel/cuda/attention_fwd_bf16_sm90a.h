@@ -8,13 +8,14 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-inline constexpr int kHalfRow = 64;  // BF16 elements of one row of the swizzle
+inline constexpr int kHalfRow = 64;  // 16-bit elements of one row of the swizzle
 
-/// Attention forward on BF16: the contract of kernel/attention.h (bf16 entries) for all heads of a batch at once, by
-/// AttentionParams with these maps.
-///   Shapes    q, k, v [B,H,slots,D] BF16, as pack_bf16_sm90a writes them
+/// Attention forward on BF16 or F16: the contract of kernel/attention.h (bf16 entries) for all heads of a batch at once,
+/// by AttentionParams with these maps.
+///   Shapes    q, k, v [B,H,slots,D] BF16, or all F16, as pack_bf16_sm90a writes them
 ///   Requires  slots without a token: zeros; softmax_scale > 0
-///   Numerics  as the contract, with m = the running ceil(max S2) and P rounded to BF16; both products add up in F32 in
+///   Numerics  as the contract, with m = the running ceil(max S2) and P rounded to the inputs' type (F16: below
+///             2^-14 of 1 to multiples of 2^-24); both products add up in F32 in
 ///             the tensor core
 ///   Threads   deterministic: a row's bits do not depend on the number of blocks of the launch
 /// The kernel copies boxes of one segment and 64 channels.

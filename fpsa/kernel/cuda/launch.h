@@ -18,6 +18,7 @@ struct AttentionFwdLaunch {
   const int32_t *entries = nullptr, *row_of_slot = nullptr;
   int64_t item_count = 0, batch = 0, heads = 0, query_segments = 0, key_segments = 0, queries = 0, dim = 0;
   bool shared_mask = true, column_scales = false, exact = false;
+  bool f16 = false;  // of launch_attention_fwd_bf16
   float softmax_scale = 1.0f;
   void* out = nullptr;
   DeviceOutType type = DeviceOutType::kBf16;
@@ -31,10 +32,11 @@ struct AttentionFwdLaunch {
 ///             strides that are not multiples of 16 bytes, 2^31 or more items or slots, an error of CUDA with its name
 void launch_attention_fwd_e4m3(const AttentionFwdLaunch& launch, void* stream);
 
-/// The same for attention_fwd_bf16_sm90a: q, k, v are slots of BF16 (attention_fwd_bf16_sm90a.h), no scales, not exact.
+/// The same for attention_fwd_bf16_sm90a: q, k, v are slots of BF16, or with f16 of F16
+/// (attention_fwd_bf16_sm90a.h), no scales, not exact.
 void launch_attention_fwd_bf16(const AttentionFwdLaunch& launch, void* stream);
 
-/// One pack_bf16_sm90a: rows of BF16 by strides (elements, D contiguous) to slots [batch,heads,32 segments,dim].
+/// One pack_bf16_sm90a: rows of BF16 or F16 by strides (elements, D contiguous) to slots [batch,heads,32 segments,dim].
 struct PackBf16Launch {
   const void* from = nullptr;
   int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
@@ -62,11 +64,12 @@ struct DeviceWork {
 /// (attention_bwd_bf16_sm90a.h has shapes, layout and numerics). Pointers are of the device.
 struct AttentionBwdLaunch {
   const void *q = nullptr, *k = nullptr, *v = nullptr;  // BF16 by slots, multiples of 16 bytes
+  bool f16 = false;                                     // they are F16; not with codes
   bool coded = false;                                   // then q, k, v are codes as BF16, and these are needed:
   const void *q_codes = nullptr, *k_codes = nullptr;
   const float *q_scale = nullptr, *k_scale = nullptr, *v_scale = nullptr, *row_max = nullptr;
   const float* lse = nullptr;
-  DeviceRows out, d_out;  // read only, kBf16 or kF32; out: the exact output with codes
+  DeviceRows out, d_out;  // read only; out: the exact output with codes
   DeviceWork of_queries;  // of the mask
   DeviceWork of_keys;     // of exchanged(mask), layouts exchanged too
   int64_t batch = 0, heads = 0, query_segments = 0, key_segments = 0, queries = 0, dim = 0;

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/cuda/ptx/math.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/bounds.h"
 #include "fpsa/numeric/e4m3.h"
@@ -29,7 +30,7 @@ BackwardProblem ragged(int64_t dim, bool coded = false) {
 }
 
 void expect_close(const char* name, const std::vector<float>& got, const std::vector<float>& want,
-                  const std::vector<double>& bound, int64_t dim) {
+                  const std::vector<double>& bound, int64_t dim, double rms) {
   double error_squares = 0, squares = 0;
   for (size_t i = 0; i < want.size(); ++i) {
     const double error = std::abs(static_cast<double>(got[i]) - want[i]);
@@ -39,19 +40,20 @@ void expect_close(const char* name, const std::vector<float>& got, const std::ve
     error_squares += error * error;
     squares += static_cast<double>(want[i]) * want[i];
   }
-  EXPECT_LE(std::sqrt(error_squares), tolerance::kAttentionBwdRms * std::sqrt(squares)) << name;
+  EXPECT_LE(std::sqrt(error_squares), rms * std::sqrt(squares)) << name;
 }
 
 void check(const BackwardProblem& problem, const EmulatedBackward::RunOptions& run = {}, int seeds = 2) {
   const EmulatedBackward backward(problem);
   const BackwardResult want = backward.reference();
   const EmulatedBackward::Bounds bounds = backward.bounds();
+  const double rms = tolerance::kAttentionBwdRms * (problem.f16 ? 0x1p-11 / numeric::kBf16Epsilon : 1);
   for (int seed = 1; seed <= seeds; ++seed) {
     SCOPED_TRACE(join("dim ", problem.dim, problem.coded ? " coded" : "", " seed ", seed));
     const BackwardResult got = backward.emulated(run, seeded(seed));
-    expect_close("d_q", got.q, want.q, bounds.q, problem.dim);
-    expect_close("d_k", got.k, want.k, bounds.k, problem.dim);
-    expect_close("d_v", got.v, want.v, bounds.v, problem.dim);
+    expect_close("d_q", got.q, want.q, bounds.q, problem.dim, rms);
+    expect_close("d_k", got.k, want.k, bounds.k, problem.dim, rms);
+    expect_close("d_v", got.v, want.v, bounds.v, problem.dim, rms);
     if (testing::Test::HasFatalFailure()) return;
   }
 }
@@ -60,6 +62,31 @@ TEST(AttentionBwdBf16Sm90a, MatchesTheReferenceOnRaggedTilesAndAWindow) {
   for (const int64_t dim : {64, 128})
     for (const bool coded : {false, true})
       check(ragged(dim, coded));
+}
+
+TEST(AttentionBwdF16Sm90a, MatchesTheF32ReferenceToTheRoundingOfItsType) {
+  for (const int64_t dim : {64, 128}) {
+    BackwardProblem problem = ragged(dim);
+    problem.f16 = true;
+    check(problem, {}, 1);
+    problem.rounded_gradient = false;
+    check(problem, {}, 1);
+  }
+}
+
+TEST(AttentionBwdF16Sm90a, TakesOutputAndGradientInF16) {
+  for (const bool coded : {false, true}) {
+    BackwardProblem problem = ragged(64, coded);
+    problem.f16 = !coded;
+    EmulatedBackward backward(problem);
+    for (auto* values : {&backward.out, &backward.d_out})
+      for (float& x : *values)
+        x = ptx::value_of_f16(ptx::f16x2(x, 0) & 0xffff);
+    const BackwardResult wide = backward.emulated({}, {}), narrow = backward.emulated({.given = OutType::kF16}, {});
+    EXPECT_EQ(narrow.q, wide.q);
+    EXPECT_EQ(narrow.k, wide.k);
+    EXPECT_EQ(narrow.v, wide.v);
+  }
 }
 
 TEST(AttentionBwdBf16Sm90a, MatchesTheReferenceOnAllTilesWithLargeScores) {

@@ -21,6 +21,7 @@ struct CodeProblem {
   int64_t batch = 1, heads = 1, dim = 64;
   double spread = 1.0;  // of Q and K: scores have a standard deviation of spread^2
   uint64_t seed = 1;
+  bool f16 = false;  // of problems without codes: F16 elements instead of BF16
 };
 
 /// Rows in raster order, of every job = batch * heads + head. The kernel makes either out or exact.

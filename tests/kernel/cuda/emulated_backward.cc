@@ -19,17 +19,21 @@
 namespace fpsa::kernel::cuda::testing_support {
 namespace {
 
-template <AttentionBwdTiling kTiling>
+template <AttentionBwdTiling kTiling, ptx::Element kElement = ptx::Element::kBf16>
 emulation::Report run_tiling(const AttentionBwdParams& params, int blocks, const emulation::Options& options) {
   constexpr BwdSharedMap kMap = bwd_shared_map(kTiling);
   return emulation::run(
       {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_bwd_bf16_sm90a<kTiling>(params); });
+      [&] { attention_bwd_bf16_sm90a<kTiling, kElement>(params); });
 }
 
 template <bool kOfKeys>
 emulation::Report run_pass(const AttentionBwdParams& params, const BackwardProblem& problem, int blocks,
                            const emulation::Options& options) {
+  constexpr auto kF16 = ptx::Element::kF16;
+  if (problem.f16)
+    return problem.dim == 128 ? run_tiling<choose_bwd_tiling(128, kOfKeys, false), kF16>(params, blocks, options)
+                              : run_tiling<choose_bwd_tiling(64, kOfKeys, false), kF16>(params, blocks, options);
   if (problem.dim == 128)
     return problem.coded ? run_tiling<choose_bwd_tiling(128, kOfKeys, true)>(params, blocks, options)
                          : run_tiling<choose_bwd_tiling(128, kOfKeys, false)>(params, blocks, options);
@@ -42,7 +46,7 @@ void run_rows(int blocks, const Body& body) {
   emulation::run({.blocks = blocks, .threads = kPrepareThreads, .registers = 128, .shared_bytes = 0}, {}, body);
 }
 
-// Rows as a kernel reads them: BF16 or F32.
+// Rows as a kernel reads them, of any type.
 struct Rows {
   Rows(const std::vector<float>& values, OutType type, int64_t heads, int64_t rows, int64_t dim)
       : bytes(values.size() * 4) {
@@ -50,7 +54,8 @@ struct Rows {
       if (type == OutType::kF32)
         std::memcpy(bytes.data + i * 4, &values[i], 4);
       else
-        reinterpret_cast<uint16_t*>(bytes.data)[i] = numeric::bf16_from_f32(values[i]);
+        reinterpret_cast<uint16_t*>(bytes.data)[i] =
+            bits_of(type == OutType::kF16 ? ptx::Element::kF16 : ptx::Element::kBf16, values[i]);
     }
     view = {bytes.data, type, heads * rows * dim, rows * dim, dim};
   }
@@ -80,7 +85,7 @@ EmulatedBackward::EmulatedBackward(const BackwardProblem& problem)
       if (problem.coded)
         codes.push_back(numeric::e4m3_from_f32(100 * normal(random)));
       else
-        values.push_back(numeric::bf16_from_f32(static_cast<float>(spread) * normal(random)));
+        values.push_back(bits_of(element(), static_cast<float>(spread) * normal(random)));
     }
   };
   fill(q_codes, q, problem.spread);
@@ -88,7 +93,7 @@ EmulatedBackward::EmulatedBackward(const BackwardProblem& problem)
   fill(v_codes, v, 1.0);
   for (size_t i = 0; i < jobs * tokens * dim; ++i) {
     const float x = normal(random);
-    d_out.push_back(problem.rounded_gradient ? numeric::f32_from_bf16(numeric::bf16_from_f32(x)) : x);
+    d_out.push_back(problem.rounded_gradient ? value_of(element(), bits_of(element(), x)) : x);
   }
   if (problem.coded) {
     const auto groups = pattern::token_groups(order_);
@@ -122,6 +127,10 @@ AttentionHead EmulatedBackward::head(int64_t job) const {
     head.q_scale = q_scale.data() + job * rows;
     head.k_scale = k_scale.data() + job * rows;
     head.v_scale = v_scale.data() + job * dim;
+  } else if (problem_.f16) {
+    head.q = {wide_[0].data() + at, dim, nullptr};
+    head.k = {wide_[1].data() + at, dim, nullptr};
+    head.v = {wide_[2].data() + at, dim, nullptr};
   } else {
     head.q = {q.data() + at, dim, nullptr};
     head.k = {k.data() + at, dim, nullptr};
@@ -137,8 +146,15 @@ void EmulatedBackward::run_forward() {
   std::vector<float> coded_out(out.size());
   lse.assign(static_cast<size_t>(jobs * rows), 0.0f);
   row_max = lse;
-  const AttentionFwd kernel =
-      problem_.coded ? kernel::reference::attention_fwd_e4m3() : kernel::reference::attention_fwd_bf16();
+  const std::vector<uint16_t>* given[] = {&q, &k, &v};
+  for (int which = 0; which < 3 && problem_.f16; ++which) {
+    wide_[which].clear();
+    for (const uint16_t bits : *given[which])
+      wide_[which].push_back(value_of(element(), bits));
+  }
+  const AttentionFwd kernel = problem_.coded ? kernel::reference::attention_fwd_e4m3()
+                              : problem_.f16 ? kernel::reference::attention_fwd_f32()
+                                             : kernel::reference::attention_fwd_bf16();
   std::vector<uint8_t> scratch(static_cast<size_t>(kernel.scratch_bytes(rows, dim)));
   for (int64_t job = 0; job < jobs; ++job) {
     const Visibility visible(problem_.mask, problem_.mask.heads() == 1 ? 0 : job % problem_.heads, order_.tile_begin(),
@@ -172,8 +188,9 @@ BackwardResult EmulatedBackward::reference() const {
   BackwardResult result;
   result.q.resize(static_cast<size_t>(jobs * rows * dim));
   result.k = result.v = result.q;
-  const AttentionBwd kernel =
-      problem_.coded ? kernel::reference::attention_bwd_e4m3() : kernel::reference::attention_bwd_bf16();
+  const AttentionBwd kernel = problem_.coded ? kernel::reference::attention_bwd_e4m3()
+                              : problem_.f16 ? kernel::reference::attention_bwd_f32()
+                                             : kernel::reference::attention_bwd_bf16();
   std::vector<uint8_t> packed(static_cast<size_t>(kernel.packed_bytes(rows, dim)));
   for (int64_t job = 0; job < jobs; ++job) {
     const Visibility seen = Visibility::transposed(problem_.mask, problem_.mask.heads() == 1 ? 0 : job % problem_.heads,
@@ -255,7 +272,10 @@ BackwardResult EmulatedBackward::emulated(const RunOptions& run, const emulation
   prepare.packed = d_packed.data;
   prepare.statistics = statistics.data;
   run_rows(run.blocks, [&] {
-    if (dim == 128)
+    using enum ptx::Element;
+    if (problem_.f16)
+      dim == 128 ? attention_bwd_prepare<128, false, kF16>(prepare) : attention_bwd_prepare<64, false, kF16>(prepare);
+    else if (dim == 128)
       coded ? attention_bwd_prepare<128, true>(prepare) : attention_bwd_prepare<128, false>(prepare);
     else
       coded ? attention_bwd_prepare<64, true>(prepare) : attention_bwd_prepare<64, false>(prepare);
@@ -304,7 +324,7 @@ BackwardResult EmulatedBackward::emulated(const RunOptions& run, const emulation
 // Element of Q, K or V (0, 1, 2) as a real number.
 double EmulatedBackward::value(int which, int64_t job, int64_t position, int64_t channel) const {
   const auto at = static_cast<size_t>((job * tokens() + position) * problem_.dim + channel);
-  if (!problem_.coded) return numeric::f32_from_bf16((which == 0 ? q : which == 1 ? k : v)[at]);
+  if (!problem_.coded) return value_of(element(), (which == 0 ? q : which == 1 ? k : v)[at]);
   const double code = numeric::f32_from_e4m3((which == 0 ? q_codes : which == 1 ? k_codes : v_codes)[at]);
   const auto row = static_cast<size_t>(job * tokens() + position);
   return code * (which == 0   ? q_scale[row]
@@ -314,7 +334,7 @@ double EmulatedBackward::value(int which, int64_t job, int64_t position, int64_t
 
 EmulatedBackward::Bounds EmulatedBackward::bounds() const {
   const int64_t jobs = problem_.batch * problem_.heads, rows = tokens(), dim = problem_.dim;
-  const double eps = numeric::kF32Epsilon, u = numeric::kBf16Epsilon;
+  const double eps = numeric::kF32Epsilon, u = problem_.f16 ? 0x1p-11 : numeric::kBf16Epsilon;
   const float scale = head(0).softmax_scale;
   const auto coded_p = [](double x) {
     return static_cast<double>(numeric::f32_from_e4m3(numeric::e4m3_from_f32(static_cast<float>(x))));

@@ -7,6 +7,7 @@
 #include "fpsa/kernel/attention_bwd.h"
 #include "fpsa/kernel/cuda/attention_bwd_bf16_sm90a.h"
 #include "fpsa/kernel/cuda/emulation/run.h"
+#include "fpsa/kernel/cuda/ptx/math.h"
 #include "fpsa/kernel/cuda/tiling/work_list.h"
 #include "fpsa/pattern/mask.h"
 #include "fpsa/pattern/order.h"
@@ -18,7 +19,8 @@ struct BackwardProblem {
   pattern::BlockMask mask;
   int64_t batch = 1, heads = 1, dim = 64;
   bool coded = false;            // E4M3 codes and scales, else BF16
-  bool rounded_gradient = true;  // d_out has BF16 values
+  bool f16 = false;              // F16 instead of BF16, without codes; d_out has F16 values then
+  bool rounded_gradient = true;  // d_out has values of 16 bits
   double spread = 1.0;           // of Q and K: scores have a standard deviation of spread^2
   uint64_t seed = 1;
 };
@@ -32,11 +34,11 @@ class EmulatedBackward {
  public:
   explicit EmulatedBackward(const BackwardProblem& problem);
 
-  /// reference/, in F32, on what the reference forward gives.
+  /// reference/, in F32 (of F16 elements: by the F32 entry), on what the reference forward gives.
   BackwardResult reference() const;
   struct RunOptions {
     OutType type = OutType::kF32;   // of the gradients
-    OutType given = OutType::kF32;  // of out and d_out as the kernel gets them: kF32 or kBf16
+    OutType given = OutType::kF32;  // of out and d_out as the kernel gets them
     int blocks = 2;
     bool of_keys = true, of_queries = true;  // the passes
   };
@@ -66,11 +68,13 @@ class EmulatedBackward {
   AttentionHead head(int64_t job) const;
   AttentionBwdHead backward_head(int64_t job) const;
   double value(int which, int64_t job, int64_t position, int64_t channel) const;
+  ptx::Element element() const { return problem_.f16 ? ptx::Element::kF16 : ptx::Element::kBf16; }
 
   BackwardProblem problem_;
   pattern::TileOrder order_;
   SegmentLayout layout_;
   WorkList of_queries_, of_keys_;
+  std::vector<float> wide_[3];  // Q, K and V of F16 as the reference's F32 entries take them
 };
 
 }  // namespace fpsa::kernel::cuda::testing_support

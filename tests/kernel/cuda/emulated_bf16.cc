@@ -14,13 +14,13 @@
 namespace fpsa::kernel::cuda::testing_support {
 namespace {
 
-template <int kDim>
+template <int kDim, ptx::Element kElement>
 emulation::Report run_dim(const AttentionParams& params, int blocks, const emulation::Options& options) {
   constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim);
   constexpr SharedMap kMap = shared_map(kTiling);
   return emulation::run(
       {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_fwd_bf16_sm90a<kTiling>(params); });
+      [&] { attention_fwd_bf16_sm90a<kTiling, kElement>(params); });
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ EmulatedBf16::EmulatedBf16(const EmulatedProblem& problem)
         for (int64_t head = 0; head < problem_.heads; ++head)
           for (int64_t d = 0; d < problem_.dim; ++d)
             at(batch, row, which, head, d) =
-                numeric::bf16_from_f32(static_cast<float>(normal(random) * (which < 2 ? problem_.spread : 1.0)));
+                bits_of(element(), static_cast<float>(normal(random) * (which < 2 ? problem_.spread : 1.0)));
   for (int which = 0; which < 3; ++which)
     packed_.emplace_back(static_cast<size_t>(packed_elements()));
   pack();
@@ -81,8 +81,20 @@ AttentionHead EmulatedBf16::head(int64_t job) const {
 }
 
 EmulatedResult EmulatedBf16::reference() const {
-  return reference_rows(kernel::reference::attention_fwd_bf16(), problem_.mask, order_, problem_.batch, problem_.heads,
-                        problem_.dim, /*exact=*/false, [&](int64_t job) { return head(job); });
+  if (!problem_.f16)
+    return reference_rows(kernel::reference::attention_fwd_bf16(), problem_.mask, order_, problem_.batch,
+                          problem_.heads, problem_.dim, /*exact=*/false, [&](int64_t job) { return head(job); });
+  // No entry takes F16: the F32 one on the same values.
+  std::vector<float> wide(values_.memory.size());
+  std::transform(values_.data, values_.data + elements(), wide.begin(),
+                 [](uint16_t bits) { return value_of(ptx::Element::kF16, bits); });
+  return reference_rows(kernel::reference::attention_fwd_f32(), problem_.mask, order_, problem_.batch, problem_.heads,
+                        problem_.dim, /*exact=*/false, [&](int64_t job) {
+                          AttentionHead at = head(job);
+                          for (RowsView* view : {&at.q, &at.k, &at.v})
+                            view->data = wide.data() + (static_cast<const uint16_t*>(view->data) - values_.data);
+                          return at;
+                        });
 }
 
 EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Options& options,
@@ -113,8 +125,11 @@ EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Op
   params.out = {out.start(), run.type, rows * heads * out.pitch(), out.pitch(), heads * out.pitch()};
   params.lse = result.lse.data();
   params.row_max = result.row_max.data();
-  const emulation::Report made =
-      dim == 128 ? run_dim<128>(params, run.blocks, options) : run_dim<64>(params, run.blocks, options);
+  using enum ptx::Element;
+  const auto run_on = dim == 128 ? problem_.f16 ? run_dim<128, kF16> : run_dim<128, kBf16>
+                      : problem_.f16 ? run_dim<64, kF16>
+                                     : run_dim<64, kBf16>;
+  const emulation::Report made = run_on(params, run.blocks, options);
   if (report) *report = made;
   const std::vector<float> by_row = out.take();
   result.out.resize(by_row.size());
@@ -127,9 +142,9 @@ EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Op
 
 EmulatedAttention::Magnitudes EmulatedBf16::magnitudes(int64_t job) const {
   const AttentionHead at = head(job);
-  const auto size = [](const RowsView& view, int64_t row, int64_t d) {
+  const auto size = [&](const RowsView& view, int64_t row, int64_t d) {
     return std::abs(static_cast<double>(
-        numeric::f32_from_bf16(static_cast<const uint16_t*>(view.data)[view.index[row] * view.stride + d])));
+        value_of(element(), static_cast<const uint16_t*>(view.data)[view.index[row] * view.stride + d])));
   };
   EmulatedAttention::Magnitudes found;
   found.keys = at.keys;

@@ -1,4 +1,4 @@
-// BF16 attention problems on a grid, run by the CPU reference and, in emulation, by the sm_90a kernels' own source.
+// BF16 and F16 attention problems on a grid, run by the CPU reference and, in emulation, by the sm_90a kernels' source.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ class EmulatedBf16 {
  public:
   explicit EmulatedBf16(const EmulatedProblem& problem);
 
-  /// reference/, in F32; rows in raster order, of every job = batch * heads + head, without `exact`.
+  /// reference/, in F32 (of F16 elements: by the F32 entry); rows in raster order, of every job = batch * heads + head,
+  /// without `exact`.
   EmulatedResult reference() const;
   struct RunOptions {
     OutType type = OutType::kF32;
@@ -45,6 +46,8 @@ class EmulatedBf16 {
 
  private:
   AttentionHead head(int64_t job) const;
+  ptx::Element element() const { return problem_.f16 ? ptx::Element::kF16 : ptx::Element::kBf16; }
+  int64_t elements() const { return problem_.batch * order_.tokens() * 3 * problem_.heads * problem_.dim; }
 
   EmulatedProblem problem_;
   pattern::TileOrder order_;

@@ -63,8 +63,9 @@ void expect_half_precision_is_rounded() {
 }
 
 template <class Emulated>
-void expect_the_same_bits_always() {
+void expect_the_same_bits_always(bool f16 = false) {
   CodeProblem problem = ragged(64);
+  problem.f16 = f16;
   problem.heads = 2;
   const Emulated attention(problem);
   const AttentionRows first = attention.emulated({.blocks = 1}, seeded(1));

@@ -15,12 +15,12 @@ namespace fpsa::kernel::cuda::testing_support {
 
 inline constexpr float kGuard = -12345.0f;
 
-inline float f32_from_f16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 0    ? std::ldexp(mantissa, -24)
-                      : exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                       : std::ldexp(1024 + mantissa, exponent - 25);
-  return static_cast<float>(bits & 0x8000 ? -size : size);
+/// 16-bit elements of either type from and to F32.
+inline uint16_t bits_of(ptx::Element element, float x) {
+  return element == ptx::Element::kF16 ? static_cast<uint16_t>(ptx::f16x2(x, 0)) : numeric::bf16_from_f32(x);
+}
+inline float value_of(ptx::Element element, uint16_t bits) {
+  return element == ptx::Element::kF16 ? ptx::value_of_f16(bits) : numeric::f32_from_bf16(bits);
 }
 
 /// A buffer whose start is aligned as a tensor map needs it.
@@ -58,7 +58,7 @@ struct Cells {
     uint16_t bits;
     if (type == OutType::kF32) return std::memcpy(&x, bytes.data + i * 4, 4), x;
     std::memcpy(&bits, bytes.data + i * 2, 2);
-    return type == OutType::kBf16 ? numeric::f32_from_bf16(bits) : f32_from_f16(bits);
+    return type == OutType::kBf16 ? numeric::f32_from_bf16(bits) : ptx::value_of_f16(bits);
   }
   // Values without the gaps, which must be untouched.
   std::vector<float> take() const {

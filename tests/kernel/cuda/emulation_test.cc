@@ -2,7 +2,10 @@
 // the document and not by ptx/'s own formulas.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -74,16 +77,21 @@ std::vector<uint8_t> swizzle_rows(Swizzle swizzle, const std::vector<uint8_t>& r
   return out;
 }
 
-// A matrix [rows, K] as rows of one swizzle's width, of which only the columns from `first` hold it.
-std::vector<uint8_t> k_major(const Matrix& matrix, Swizzle swizzle, int first, bool bf16) {
-  const int width = swizzle_bytes(swizzle), size = bf16 ? 2 : 1;
+uint16_t bits_of(Element element, float x) {
+  return element == Element::kF16 ? static_cast<uint16_t>(f16x2(x, 0)) : numeric::bf16_from_f32(x);
+}
+
+// A matrix [rows, K] of 16-bit elements, or codes, as rows of one swizzle's width, of which only the columns from
+// `first` hold it.
+std::vector<uint8_t> k_major(const Matrix& matrix, Swizzle swizzle, int first, std::optional<Element> element) {
+  const int width = swizzle_bytes(swizzle), size = element ? 2 : 1;
   const int rows = static_cast<int>(matrix.values.size()) / matrix.columns;
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * width));
   for (int r = 0; r < rows; ++r) {
     for (int k = 0; k < matrix.columns; ++k) {
       uint8_t* to = bytes.data() + r * width + (first + k) * size;
-      if (bf16) {
-        const uint16_t bits = numeric::bf16_from_f32(matrix.at(r, k));
+      if (element) {
+        const uint16_t bits = bits_of(*element, matrix.at(r, k));
         std::memcpy(to, &bits, 2);
       } else {
         *to = numeric::e4m3_from_f32(matrix.at(r, k));
@@ -111,7 +119,7 @@ TEST(WgmmaFragments, E4m3FromSharedMemoryUnderEverySwizzle) {
     const int width = swizzle_bytes(swizzle);
     for (int first = 0; first < width; first += 32) {
       const Matrix a(64, 32, 1), b(128, 32, 2);
-      const auto a_bytes = k_major(a, swizzle, first, false), b_bytes = k_major(b, swizzle, first, false);
+      const auto a_bytes = k_major(a, swizzle, first, std::nullopt), b_bytes = k_major(b, swizzle, first, std::nullopt);
       std::vector<float> all(128 * 64);
       emulation::run(warpgroup_launch(), {}, [&] {
         fill_shared(0, a_bytes);
@@ -133,7 +141,7 @@ TEST(WgmmaFragments, E4m3FromSharedMemoryUnderEverySwizzle) {
 
 TEST(WgmmaFragments, E4m3FromRegisters) {
   const Matrix a(64, 32, 3), b(64, 32, 4);
-  const auto b_bytes = k_major(b, Swizzle::k32, 0, false);
+  const auto b_bytes = k_major(b, Swizzle::k32, 0, std::nullopt);
   std::vector<float> all(128 * 32);
   emulation::run(warpgroup_launch(), {}, [&] {
     fill_shared(0, b_bytes);
@@ -157,7 +165,7 @@ TEST(WgmmaFragments, E4m3FromRegisters) {
 }
 
 // A matrix [rows, K] with K outermost: its columns one under the other, cut into strips of one swizzle's width.
-std::vector<uint8_t> mn_major(const Matrix& matrix, Swizzle swizzle) {
+std::vector<uint8_t> mn_major(const Matrix& matrix, Swizzle swizzle, Element element) {
   const int width = swizzle_bytes(swizzle), per_strip = width / 2;
   const int rows = static_cast<int>(matrix.values.size()) / matrix.columns;
   std::vector<uint8_t> bytes;
@@ -165,7 +173,7 @@ std::vector<uint8_t> mn_major(const Matrix& matrix, Swizzle swizzle) {
     std::vector<uint8_t> lines(static_cast<size_t>(matrix.columns * width));
     for (int k = 0; k < matrix.columns; ++k)
       for (int i = 0; i < per_strip; ++i) {
-        const uint16_t bits = numeric::bf16_from_f32(matrix.at(strip * per_strip + i, k));
+        const uint16_t bits = bits_of(element, matrix.at(strip * per_strip + i, k));
         std::memcpy(lines.data() + k * width + i * 2, &bits, 2);
       }
     const auto swizzled_lines = swizzle_rows(swizzle, lines);
@@ -174,11 +182,12 @@ std::vector<uint8_t> mn_major(const Matrix& matrix, Swizzle swizzle) {
   return bytes;
 }
 
-// An operand [rows, 16] of BF16 at `base` of shared memory: its bytes and descriptor, K-major from the column `first`
-// of a row of the swizzle's width.
+// An operand [rows, 16] of 16-bit elements at `base` of shared memory: its bytes and descriptor, K-major from the column
+// `first` of a row of the swizzle's width.
 struct Operand {
-  Operand(const Matrix& matrix, Major major, Swizzle swizzle, uint32_t base, int first)
-      : base(base), bytes(major == Major::kK ? k_major(matrix, swizzle, first, true) : mn_major(matrix, swizzle)) {
+  Operand(const Matrix& matrix, Element element, Major major, Swizzle swizzle, uint32_t base, int first)
+      : base(base),
+        bytes(major == Major::kK ? k_major(matrix, swizzle, first, element) : mn_major(matrix, swizzle, element)) {
     const auto width = static_cast<uint32_t>(swizzle_bytes(swizzle));
     descriptor = major == Major::kK
                      ? matrix_descriptor(base + 2 * static_cast<uint32_t>(first), swizzle, 8 * width)
@@ -191,7 +200,7 @@ struct Operand {
 
 // Every thread's D = 1000 + A B, less 1000.
 template <int kColumns, class Issue>
-void check_bf16(const Matrix& a, const Matrix& b, const std::vector<const Operand*>& operands, Issue issue) {
+void check_16bit(const Matrix& a, const Matrix& b, const std::vector<const Operand*>& operands, Issue issue) {
   constexpr int kCount = kColumns / 2;
   std::vector<float> all(128 * kCount);
   emulation::run(warpgroup_launch(), {}, [&] {
@@ -207,17 +216,17 @@ void check_bf16(const Matrix& a, const Matrix& b, const std::vector<const Operan
     expect_d(all.data() + thread * kCount, kCount, thread, a, b);
 }
 
-template <Major kA, Major kB, int kColumns>
-void check_bf16_from_shared_memory() {
+template <Element kElement, Major kA, Major kB, int kColumns>
+void check_16bit_from_shared_memory() {
   const Matrix a(64, 16, 7), b(kColumns, 16, 8);
   for (const Swizzle swizzle : {Swizzle::k128, Swizzle::k64, Swizzle::k32}) {
     for (int first = 0; first < swizzle_bytes(swizzle) / 2; first += 16) {
       SCOPED_TRACE(testing::Message() << swizzle_bytes(swizzle) << " bytes, from " << first << ", N " << kColumns
                                       << ", majors " << static_cast<int>(kA) << static_cast<int>(kB));
-      const Operand left(a, kA, swizzle, 0, first), right(b, kB, swizzle, 16384, first);
-      check_bf16<kColumns>(a, b, {&left, &right}, [&](float(&d)[kColumns / 2]) {
+      const Operand left(a, kElement, kA, swizzle, 0, first), right(b, kElement, kB, swizzle, 16384, first);
+      check_16bit<kColumns>(a, b, {&left, &right}, [&](float(&d)[kColumns / 2]) {
         wgmma_fence();
-        wgmma_bf16<kA, kB>(d, left.descriptor, right.descriptor, true);
+        wgmma_16bit<kElement, kA, kB>(d, left.descriptor, right.descriptor, true);
         wgmma_commit();
         wgmma_wait<0>();
       });
@@ -225,40 +234,44 @@ void check_bf16_from_shared_memory() {
   }
 }
 
-TEST(WgmmaFragments, Bf16FromSharedMemoryWithEitherIndexInnermost) {
-  check_bf16_from_shared_memory<Major::kK, Major::kK, 64>();
-  check_bf16_from_shared_memory<Major::kK, Major::kMn, 128>();
-  check_bf16_from_shared_memory<Major::kMn, Major::kK, 128>();
-  check_bf16_from_shared_memory<Major::kMn, Major::kMn, 64>();
+TEST(WgmmaFragments, SixteenBitsFromSharedMemoryWithEitherIndexInnermost) {
+  check_16bit_from_shared_memory<Element::kBf16, Major::kK, Major::kK, 64>();
+  check_16bit_from_shared_memory<Element::kBf16, Major::kK, Major::kMn, 128>();
+  check_16bit_from_shared_memory<Element::kBf16, Major::kMn, Major::kK, 128>();
+  check_16bit_from_shared_memory<Element::kBf16, Major::kMn, Major::kMn, 64>();
+  check_16bit_from_shared_memory<Element::kF16, Major::kK, Major::kK, 64>();
+  check_16bit_from_shared_memory<Element::kF16, Major::kMn, Major::kMn, 128>();
 }
 
-template <Major kB, int kColumns>
-void check_bf16_from_registers() {
+template <Element kElement, Major kB, int kColumns>
+void check_16bit_from_registers() {
   const Matrix a(64, 16, 5), b(kColumns, 16, 6);
   for (const Swizzle swizzle : {Swizzle::k128, Swizzle::k64, Swizzle::k32}) {
-    const Operand right(b, kB, swizzle, 0, 0);
-    check_bf16<kColumns>(a, b, {&right}, [&](float(&d)[kColumns / 2]) {
+    const Operand right(b, kElement, kB, swizzle, 0, 0);
+    check_16bit<kColumns>(a, b, {&right}, [&](float(&d)[kColumns / 2]) {
       // The document numbers the 8 elements of a thread a0 to a7, two in each register.
       const int thread = thread_index(), group_id = thread % 32 / 4, in_group = thread % 4;
       uint32_t registers[4] = {};
       for (int i = 0; i < 8; ++i) {
         const int row = thread / 32 * 16 + group_id + (i / 2 % 2 == 0 ? 0 : 8);
         const int column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
-        registers[i / 2] |= static_cast<uint32_t>(numeric::bf16_from_f32(a.at(row, column))) << i % 2 * 16;
+        registers[i / 2] |= static_cast<uint32_t>(bits_of(kElement, a.at(row, column))) << i % 2 * 16;
       }
       wgmma_fence();
-      wgmma_bf16<kB>(d, registers, right.descriptor, true);
+      wgmma_16bit<kElement, kB>(d, registers, right.descriptor, true);
       wgmma_commit();
       wgmma_wait<0>();
     });
   }
 }
 
-TEST(WgmmaFragments, Bf16FromRegistersWithEitherIndexOfBInnermost) {
-  check_bf16_from_registers<Major::kK, 64>();
-  check_bf16_from_registers<Major::kK, 128>();
-  check_bf16_from_registers<Major::kMn, 64>();
-  check_bf16_from_registers<Major::kMn, 128>();
+TEST(WgmmaFragments, SixteenBitsFromRegistersWithEitherIndexOfBInnermost) {
+  check_16bit_from_registers<Element::kBf16, Major::kK, 64>();
+  check_16bit_from_registers<Element::kBf16, Major::kK, 128>();
+  check_16bit_from_registers<Element::kBf16, Major::kMn, 64>();
+  check_16bit_from_registers<Element::kBf16, Major::kMn, 128>();
+  check_16bit_from_registers<Element::kF16, Major::kK, 64>();
+  check_16bit_from_registers<Element::kF16, Major::kMn, 128>();
 }
 
 TEST(BoxCopies, LandInTheSwizzledPlaceWithZerosOutside) {
@@ -352,6 +365,12 @@ TEST(Conversions, F16RoundsToNearestEven) {
   EXPECT_EQ(low(1.0f + 0x1p-11f), 0x3c00u);
   EXPECT_EQ(low(1.0f + 0x1.8p-10f), 0x3c02u);
   EXPECT_EQ(f16x2(0, 1) >> 16, 0x3c00u);
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    ASSERT_EQ(low(value_of_f16(bits)), bits);
+    ASSERT_EQ(low(-value_of_f16(bits)), bits | 0x8000u);
+  }
+  EXPECT_EQ(value_of_f16(0x7c00), std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isnan(value_of_f16(0x7e01)));
 }
 
 TEST(Accumulators, TruncationKeepsTheBitsItSays) {
@@ -361,7 +380,7 @@ TEST(Accumulators, TruncationKeepsTheBitsItSays) {
     a.values[i] = i % 32 == 0 ? 1.0f : 0x1p-7f;
   for (size_t i = 0; i < b.values.size(); ++i)
     b.values[i] = i % 32 == 0 ? 1.0f : 0x1p-7f;
-  const auto a_bytes = k_major(a, Swizzle::k32, 0, false), b_bytes = k_major(b, Swizzle::k32, 0, false);
+  const auto a_bytes = k_major(a, Swizzle::k32, 0, std::nullopt), b_bytes = k_major(b, Swizzle::k32, 0, std::nullopt);
   for (const auto& [bits, want] :
        {std::pair(0, 1.0f + 31 * 0x1p-14f), std::pair(14, 1.0f + 31 * 0x1p-14f), std::pair(13, 1.0f)}) {
     float got = 0;

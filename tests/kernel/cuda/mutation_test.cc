@@ -50,6 +50,14 @@ RunKernel run_bf16() {
   };
 }
 
+RunKernel run_f16() {
+  EmulatedProblem problem = small_problem();
+  problem.f16 = true;
+  return [attention = EmulatedBf16(problem)](const auto& options, auto* report) {
+    return attention.emulated({.type = OutType::kF16, .blocks = 1}, options, report);
+  };
+}
+
 struct Kernel {
   const char* name;
   RunKernel (*make)();
@@ -149,7 +157,8 @@ TEST_P(Mutations, TheWarpsMeetBeforeTheyLetGo) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, Mutations,
                          testing::Values(Kernel{"AttentionFwdE4m3Sm90a", run_e4m3, "wgmma_e4m3"},
-                                         Kernel{"AttentionFwdBf16Sm90a", run_bf16, "wgmma_bf16"}),
+                                         Kernel{"AttentionFwdBf16Sm90a", run_bf16, "wgmma_bf16"},
+                                         Kernel{"AttentionFwdF16Sm90a", run_f16, "wgmma_f16"}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

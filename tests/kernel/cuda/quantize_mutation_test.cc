@@ -75,6 +75,30 @@ TEST_F(QuantizeMutations, EveryDroppedBarrierAndFenceIsNoticed) {
             10);
 }
 
+// Whatever the bits are: a store of one warp that another one reads. Where one barrier is dropped, every seed ends before
+// that, with a read of what nothing has written yet.
+TEST_F(QuantizeMutations, ADroppedBarrierOfTheWarpsThatComputeLeavesAccessesUnordered) {
+  int count = 0, unordered = 0;
+  for (const Call& call : report_.calls) {
+    if (call.function != "barrier_sync") continue;
+    ++count;
+    bool found = false;
+    for (uint64_t seed = 1; seed <= 12 && !found; ++seed) {
+      emulation::Options options;
+      options.seed = seed;
+      options.mutation = {Mutation::Kind::kDrop, call};
+      try {
+        x_.emulated_rows(3, 3, options);
+      } catch (const emulation::Error& error) {
+        found = std::string(error.what()).find("without a barrier between the two threads") != std::string::npos;
+      }
+    }
+    unordered += found;
+  }
+  EXPECT_EQ(count, 2);
+  EXPECT_GE(unordered, 1);
+}
+
 TEST_F(QuantizeMutations, EveryFlippedPhaseIsNoticed) {
   EXPECT_EQ(all_noticed(Mutation::Kind::kFlip, {"mbarrier_wait"}), 2);
 }

@@ -39,6 +39,7 @@ void Barriers::end_phase_if_complete(uint32_t address, Mbarrier& barrier) {
   for (const auto& [to, bytes] : barrier.landings)
     block_.shared().landed(to, bytes, address, barrier.phase);
   barrier.landings.clear();
+  barrier.clocks.end(barrier.phase);
   ++barrier.phase;
   barrier.pending = barrier.arrivals;
   block_.notify(&barrier);
@@ -49,6 +50,7 @@ void Barriers::arrive(uint32_t address, uint32_t expect_bytes, Site site) {
   if (barrier.pending == 0)
     block_.fail(site, "arrival ", barrier.arrivals + 1, " at barrier ", address, ", whose phase ", barrier.phase,
                 " has ", barrier.arrivals);
+  barrier.clocks.arrive(block_.order(), block_.self());
   barrier.bytes += expect_bytes;
   --barrier.pending;
   end_phase_if_complete(address, barrier);
@@ -66,6 +68,7 @@ void Barriers::wait(uint32_t address, uint32_t parity, Site site) {
   last[address] = parity;
   while ((barrier.phase & 1) == parity)
     block_.block_on(&barrier, {"parity", parity, "of barrier", address, site});
+  barrier.clocks.wait(block_.order(), block_.self(), parity);
   observed_[thread][address] = barrier.phase;
 }
 
@@ -105,16 +108,19 @@ void Barriers::named(int barrier, int threads, bool wait, Site site) {
   if (at.who[thread]) block_.fail(site, "arrives twice at named barrier ", barrier, " before the others have come");
   at.who.set(thread);
   const uint64_t generation = at.generation;
+  at.clocks.arrive(block_.order(), block_.self());
   if (++at.arrived == threads) {
     at.who.reset();
     at.arrived = 0;
+    at.clocks.end(generation);
     ++at.generation;
     block_.notify(&at);
-    return;
   }
-  while (wait && at.generation == generation)
+  if (!wait) return;
+  while (at.generation == generation)
     block_.block_on(
         &at, {"threads", static_cast<uint32_t>(threads), "at named barrier", static_cast<uint32_t>(barrier), site});
+  at.clocks.wait(block_.order(), block_.self(), generation);
 }
 
 void Barriers::check_idle_at_exit() {

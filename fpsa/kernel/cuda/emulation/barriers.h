@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "fpsa/kernel/cuda/emulation/order.h"
 #include "fpsa/kernel/cuda/emulation/site.h"
 
 namespace fpsa::kernel::cuda::emulation {
@@ -45,11 +46,13 @@ class Barriers {
     bool fenced = false;
     uint64_t made_at = 0;  // barriers of the block before
     std::vector<std::pair<uint32_t, uint32_t>> landings;
+    PhaseClocks clocks;
   };
   struct Named {
     int threads = 0, arrived = 0;
     uint64_t generation = 0;
     std::bitset<1024> who;
+    PhaseClocks clocks;
   };
   Mbarrier& find(uint32_t address, Site site);
   void end_phase_if_complete(uint32_t address, Mbarrier& barrier);

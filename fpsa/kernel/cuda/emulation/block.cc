@@ -28,6 +28,7 @@ Block::Block(const Launch& launch, const Options& options, int index, const std:
                   failure_ = std::current_exception();
                 }
               }),
+      order_(launch.threads),
       shared_(*this, launch.shared_base, launch.shared_bytes),
       barriers_(*this),
       copies_(*this),

@@ -12,6 +12,7 @@
 #include "fpsa/kernel/cuda/emulation/barriers.h"
 #include "fpsa/kernel/cuda/emulation/copies.h"
 #include "fpsa/kernel/cuda/emulation/fibers.h"
+#include "fpsa/kernel/cuda/emulation/order.h"
 #include "fpsa/kernel/cuda/emulation/run.h"
 #include "fpsa/kernel/cuda/emulation/shared_memory.h"
 #include "fpsa/kernel/cuda/emulation/warp.h"
@@ -44,6 +45,7 @@ class Block {
   const Options& options() const { return options_; }
   uint64_t draw(uint64_t below) { return random_() % below; }
 
+  Order& order() { return order_; }
   SharedMemory& shared() { return shared_; }
   Barriers& barriers() { return barriers_; }
   Copies& copies() { return copies_; }
@@ -91,6 +93,7 @@ class Block {
   std::set<std::pair<const char*, int>> seen_;
   std::mt19937_64 random_;
   Fibers fibers_;
+  Order order_;
   SharedMemory shared_;
   Barriers barriers_;
   Copies copies_;

@@ -194,24 +194,30 @@ void wgmma_wait_groups(int groups, Site site) {
   if (Block* block = begin("wgmma_wait", site)) block->warpgroup().wait(groups, site);
 }
 void wgmma_e4m3(float (&d)[32], uint64_t a, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", false, 64, accumulate, false, false, a, b}, d, nullptr, site);
+  deposit({"wgmma_e4m3", Product::kE4m3, 64, accumulate, false, false, a, b}, d, nullptr, site);
 }
 void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", false, 128, accumulate, false, false, a, b}, d, nullptr, site);
+  deposit({"wgmma_e4m3", Product::kE4m3, 128, accumulate, false, false, a, b}, d, nullptr, site);
 }
 void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", false, 64, accumulate, true, false, 0, b}, d, a, site);
+  deposit({"wgmma_e4m3", Product::kE4m3, 64, accumulate, true, false, 0, b}, d, a, site);
 }
 void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", false, 128, accumulate, true, false, 0, b}, d, a, site);
+  deposit({"wgmma_e4m3", Product::kE4m3, 128, accumulate, true, false, 0, b}, d, a, site);
 }
-void wgmma_bf16_issue(float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b, bool accumulate,
-                      Site site) {
-  deposit({"wgmma_bf16", true, columns, accumulate, false, b_major == Major::kMn, a, b, a_major == Major::kMn}, d,
-          nullptr, site);
+void wgmma_16bit_issue(Element element, float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b,
+                       bool accumulate, Site site) {
+  const bool f16 = element == Element::kF16;
+  deposit({f16 ? "wgmma_f16" : "wgmma_bf16", f16 ? Product::kF16 : Product::kBf16, columns, accumulate, false,
+           b_major == Major::kMn, a, b, a_major == Major::kMn},
+          d, nullptr, site);
 }
-void wgmma_bf16_issue(float* d, int columns, const uint32_t* a, Major b_major, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_bf16", true, columns, accumulate, true, b_major == Major::kMn, 0, b}, d, a, site);
+void wgmma_16bit_issue(Element element, float* d, int columns, const uint32_t* a, Major b_major, uint64_t b,
+                       bool accumulate, Site site) {
+  const bool f16 = element == Element::kF16;
+  deposit({f16 ? "wgmma_f16" : "wgmma_bf16", f16 ? Product::kF16 : Product::kBf16, columns, accumulate, true,
+           b_major == Major::kMn, 0, b},
+          d, a, site);
 }
 
 float exp2_approx(float x) {
@@ -275,6 +281,9 @@ void values_of_e4m3x2(uint32_t codes, float& low, float& high) {
 }
 uint32_t bf16x2(float low, float high) {
   return numeric::bf16_from_f32(low) | static_cast<uint32_t>(numeric::bf16_from_f32(high)) << 16;
+}
+float value_of_f16(uint32_t bits) {
+  return emulation::f32_from_f16(static_cast<uint16_t>(bits));
 }
 uint32_t f16x2(float low, float high) {
   return f16_from_f32(low) | static_cast<uint32_t>(f16_from_f32(high)) << 16;

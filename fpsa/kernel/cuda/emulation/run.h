@@ -4,7 +4,8 @@
 //   * a copy's bytes count as not there until its barrier's phase ends, and a thread may use them only after it has
 //     waited for that phase itself;
 //   * shared memory knows for each byte who wrote it and how; what ordinary stores wrote reaches a copy or a product
-//     only past the writer's fence.proxy.async;
+//     only past the writer's fence.proxy.async, and another thread, through either proxy, only past a barrier that both
+//     had part in (order.h): a phase of an mbarrier, a named barrier, one of the block or of the warp;
 //   * accumulators hold NaN from the product to the wait for it, and A's registers may not change in between;
 //   * no progress, a wait for the wrong phase, a missing arrival, an access out of bounds are errors that name the
 //     thread, the barrier and the line of the kernel.

@@ -34,8 +34,15 @@ void SharedMemory::check_there(const History& byte, uint32_t address, int thread
                         " by a thread that has not waited for phase ", byte.mark, " of barrier ", byte.barrier);
       break;
     case State::kGeneric:
+      check_ordered(byte, address, thread, site, what);
       break;
   }
+}
+
+void SharedMemory::check_ordered(const History& byte, uint32_t address, int thread, Site site, const char* what) {
+  if (byte.state == State::kGeneric && !block_.order().knows(thread, byte.writer, byte.time))
+    block_.fail_for(thread, site, what, " of shared address ", address, ", which thread ", byte.writer,
+                    " wrote, without a barrier between the two threads since");
 }
 
 void SharedMemory::check_fenced(const History& byte, uint32_t address, int thread, Site site, const char* what) {
@@ -60,7 +67,9 @@ void SharedMemory::write(uint32_t address, const void* from, uint32_t bytes, Sit
     History& byte = history_[address + i];
     if (byte.state == State::kInFlight || byte.state == State::kBarrier)
       check_there(byte, address + i, thread, site, "write");
-    byte = {State::kGeneric, static_cast<int16_t>(thread), 0, fences_[static_cast<size_t>(thread)]};
+    check_ordered(byte, address + i, thread, site, "write");
+    byte = {State::kGeneric, static_cast<int16_t>(thread), block_.order().now(thread), 0,
+            fences_[static_cast<size_t>(thread)]};
   }
   std::memcpy(bytes_.data() + address, from, bytes);
 }
@@ -99,14 +108,15 @@ void SharedMemory::begin_load(uint32_t address, uint32_t bytes, uint32_t barrier
     History& byte = history_[address + i];
     if (byte.state == State::kInFlight || byte.state == State::kBarrier)
       check_there(byte, address + i, block_.self(), site, "load over bytes");
+    check_ordered(byte, address + i, block_.self(), site, "load over bytes");
     check_fenced(byte, address + i, block_.self(), site, "load over bytes");
-    byte = {State::kInFlight, -1, barrier, 0};
+    byte = {State::kInFlight, -1, 0, barrier, 0};
   }
 }
 
 void SharedMemory::landed(uint32_t address, uint32_t bytes, uint32_t barrier, uint64_t phase) {
   for (uint32_t i = 0; i < bytes; ++i)
-    history_[address + i] = {State::kLanded, -1, barrier, phase};
+    history_[address + i] = {State::kLanded, -1, 0, barrier, phase};
 }
 
 }  // namespace fpsa::kernel::cuda::emulation

@@ -36,12 +36,15 @@ class SharedMemory {
   struct History {
     State state = State::kUnwritten;
     int16_t writer = -1;   // kGeneric: the thread; its fences until then in `mark`
+    uint32_t time = 0;     // kGeneric: of the writer (order.h)
     uint32_t barrier = 0;  // kInFlight, kLanded
     uint64_t mark = 0;     // kLanded: the phase
   };
   void check_bounds(uint32_t address, uint32_t bytes, Site site, const char* what);
   /// Whether the bytes are there for a thread, through either proxy.
   void check_there(const History& byte, uint32_t address, int thread, Site site, const char* what);
+  /// That a barrier stands between what an ordinary store wrote and the thread.
+  void check_ordered(const History& byte, uint32_t address, int thread, Site site, const char* what);
   void check_fenced(const History& byte, uint32_t address, int thread, Site site, const char* what);
 
   Block& block_;

@@ -39,11 +39,11 @@ struct Descriptor {
   }
 };
 
-double element(bool bf16, const uint8_t* at) {
-  if (!bf16) return numeric::f32_from_e4m3(*at);
+double element(Product::Type type, const uint8_t* at) {
+  if (type == Product::kE4m3) return numeric::f32_from_e4m3(*at);
   uint16_t bits;
   std::memcpy(&bits, at, 2);
-  return numeric::f32_from_bf16(bits);
+  return type == Product::kF16 ? f32_from_f16(bits) : numeric::f32_from_bf16(bits);
 }
 
 // The sum as a unit that aligns all terms to the largest and cuts off what lies `bits` below it.
@@ -64,6 +64,14 @@ double truncated_sum(double first, const double* terms, int count, int bits) {
 }
 
 }  // namespace
+
+float f32_from_f16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const double size = exponent == 0    ? std::ldexp(mantissa, -24)
+                      : exponent == 31 ? (mantissa ? NAN : INFINITY)
+                                       : std::ldexp(1024 + mantissa, exponent - 25);
+  return static_cast<float>(bits & 0x8000 ? -size : size);
+}
 
 size_t Warpgroup::lane() const {
   return static_cast<size_t>(block_->self() % 128);
@@ -121,21 +129,21 @@ void Warpgroup::deposit(const Product& product, float* d, const uint32_t* a, Sit
 
 void Warpgroup::gather(const Product& product, uint64_t bits, int rows, bool along_k, Site site, double* into) const {
   const Descriptor at(bits);
-  const int size = product.bf16 ? 2 : 1, per_piece = 16 / size, depth = kBytes / size;
+  const int size = product.element_bytes(), per_piece = 16 / size, depth = kBytes / size;
   const int height = along_k ? depth : rows, pieces = along_k ? rows * size / 16 : kBytes / 16;
   for (int row = 0; row < height; ++row) {
     for (int piece = 0; piece < pieces; ++piece) {
       const uint8_t* from = block_->shared().async_read(at.at(row, piece, along_k), 16, index_ * 128, site);
       for (int i = 0; i < per_piece; ++i) {
         const int other = piece * per_piece + i, k = along_k ? row : other, r = along_k ? other : row;
-        into[k * rows + r] = element(product.bf16, from + i * size);
+        into[k * rows + r] = element(product.type, from + i * size);
       }
     }
   }
 }
 
 void Warpgroup::gather_registers(const Open& open, double* into) const {
-  const int size = open.product.bf16 ? 2 : 1;
+  const int size = open.product.element_bytes();
   for (int thread = 0; thread < 128; ++thread) {
     const uint32_t* a = open.a[static_cast<size_t>(thread)];
     for (int i = 0; i < 4; ++i) {
@@ -144,7 +152,7 @@ void Warpgroup::gather_registers(const Open& open, double* into) const {
       const int row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
       const int k = (i / 2 * 16 + thread % 4 * 4) / size;
       for (int e = 0; e < 4 / size; ++e)
-        into[(k + e) * kRows + row] = element(open.product.bf16, bytes + e * size);
+        into[(k + e) * kRows + row] = element(open.product.type, bytes + e * size);
     }
   }
 }
@@ -152,7 +160,7 @@ void Warpgroup::gather_registers(const Open& open, double* into) const {
 void Warpgroup::execute() {
   const Open& open = open_.front();
   const Product& product = open.product;
-  const int depth = product.bf16 ? 16 : 32, columns = product.columns;
+  const int depth = kBytes / product.element_bytes(), columns = product.columns;
   std::vector<double> a(static_cast<size_t>(depth * kRows)), b(static_cast<size_t>(depth * columns));
   if (product.a_in_registers)
     gather_registers(open, a.data());
@@ -160,7 +168,7 @@ void Warpgroup::execute() {
     gather(product, product.a, kRows, product.a_rows_along_k, open.site, a.data());
   gather(product, product.b, columns, product.b_rows_along_k, open.site, b.data());
 
-  const int bits = product.bf16 ? 0 : block_->options().accumulator_bits;
+  const int bits = product.type != Product::kE4m3 ? 0 : block_->options().accumulator_bits;
   std::vector<double> sums(static_cast<size_t>(columns)), terms(static_cast<size_t>(depth));
   for (int row = 0; row < kRows; ++row) {
     std::ranges::fill(sums, 0.0);

@@ -13,15 +13,21 @@ namespace fpsa::kernel::cuda::emulation {
 
 class Block;
 
+/// The value of F16 bits, exactly.
+float f32_from_f16(uint16_t bits);
+
 /// One wgmma.mma_async as one thread issues it.
 struct Product {
+  enum Type { kE4m3, kBf16, kF16 };
   const char* function = "";
-  bool bf16 = false;
+  Type type = kE4m3;
   int columns = 0;  // of D
   bool accumulate = false;
   bool a_in_registers = false, b_rows_along_k = false;
   uint64_t a = 0, b = 0;  // descriptors
   bool a_rows_along_k = false;
+
+  int element_bytes() const { return type == kE4m3 ? 1 : 2; }
 };
 
 class Warpgroup {

@@ -68,6 +68,8 @@ FPSA_PTX(void values_of_e4m3x2(uint32_t codes, float& low, float& high), {
       : "=f"(low), "=f"(high)
       : "r"(halves));
 })
+/// The type of 16-bit operands and what is rounded to become one.
+enum class Element : int { kBf16, kF16 };
 /// Two BF16 or F16 elements, `low` in bits 0 to 15, nearest even.
 FPSA_PTX(uint32_t bf16x2(float low, float high), {
   uint32_t y;
@@ -77,6 +79,19 @@ FPSA_PTX(uint32_t bf16x2(float low, float high), {
 FPSA_PTX(uint32_t f16x2(float low, float high), {
   uint32_t y;
   asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(y) : "f"(low), "f"(high));
+  return y;
+})
+template <Element kElement>
+FPSA_DEVICE uint32_t rounded_pair(float low, float high) {
+  if constexpr (kElement == Element::kF16)
+    return f16x2(low, high);
+  else
+    return bf16x2(low, high);
+}
+/// The value of an F16 element in bits 0 to 15.
+FPSA_PTX(float value_of_f16(uint32_t bits), {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(static_cast<uint16_t>(bits)));
   return y;
 })
 

@@ -10,6 +10,7 @@
 // accumulators nor A's registers may be touched and A and B in shared memory must stay.
 #pragma once
 
+#include "fpsa/kernel/cuda/ptx/math.h"
 #include "fpsa/kernel/cuda/ptx/tensor_map.h"
 
 namespace fpsa::kernel::cuda::ptx::inline FPSA_TARGET {
@@ -96,42 +97,58 @@ FPSA_PTX(void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, boo
 FPSA_PTX(void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE),
          { FPSA_WGMMA_RS("m64n128k32.f32.e4m3.e4m3", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ""); })
 
-/// D [64, N] (+)= A [64, 16] B [16, N] of BF16, N = 64 or 128, A from shared memory or registers.
+/// D [64, N] (+)= A [64, 16] B [16, N] of BF16 or F16, N = 64 or 128, A from shared memory or registers.
 #if FPSA_EMULATED
-void wgmma_bf16_issue(float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b, bool accumulate,
-                      emulation::Site site);
-void wgmma_bf16_issue(float* d, int columns, const uint32_t* a, Major b_major, uint64_t b, bool accumulate,
-                      emulation::Site site);
-template <Major kA, Major kB, int kCount>
-void wgmma_bf16(float (&d)[kCount], uint64_t a, uint64_t b, bool accumulate FPSA_SITE) {
+void wgmma_16bit_issue(Element element, float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b,
+                       bool accumulate, emulation::Site site);
+void wgmma_16bit_issue(Element element, float* d, int columns, const uint32_t* a, Major b_major, uint64_t b,
+                       bool accumulate, emulation::Site site);
+template <Element kElement, Major kA, Major kB, int kCount>
+void wgmma_16bit(float (&d)[kCount], uint64_t a, uint64_t b, bool accumulate FPSA_SITE) {
   static_assert(kCount == 32 || kCount == 64, "the device has instructions for these");
-  wgmma_bf16_issue(d, 2 * kCount, kA, a, kB, b, accumulate, site);
+  wgmma_16bit_issue(kElement, d, 2 * kCount, kA, a, kB, b, accumulate, site);
 }
-template <Major kB, int kCount>
-void wgmma_bf16(float (&d)[kCount], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE) {
+template <Element kElement, Major kB, int kCount>
+void wgmma_16bit(float (&d)[kCount], const uint32_t (&a)[4], uint64_t b, bool accumulate FPSA_SITE) {
   static_assert(kCount == 32 || kCount == 64, "the device has instructions for these");
-  wgmma_bf16_issue(d, 2 * kCount, a, kB, b, accumulate, site);
+  wgmma_16bit_issue(kElement, d, 2 * kCount, a, kB, b, accumulate, site);
 }
 #else
-template <Major kA, Major kB>
-FPSA_DEVICE void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
-  FPSA_WGMMA_SS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", %35, %36",
-                "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+template <Element kElement, Major kA, Major kB>
+FPSA_DEVICE void wgmma_16bit(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+  if constexpr (kElement == Element::kF16)
+    FPSA_WGMMA_SS("m64n64k16.f32.f16.f16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", %35, %36",
+                  "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+  else
+    FPSA_WGMMA_SS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32", "%33", "%34", ", %35, %36",
+                  "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
 }
-template <Major kA, Major kB>
-FPSA_DEVICE void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
-  FPSA_WGMMA_SS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", %67, %68",
-                "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+template <Element kElement, Major kA, Major kB>
+FPSA_DEVICE void wgmma_16bit(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+  if constexpr (kElement == Element::kF16)
+    FPSA_WGMMA_SS("m64n128k16.f32.f16.f16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", %67, %68",
+                  "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+  else
+    FPSA_WGMMA_SS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64", "%65", "%66", ", %67, %68",
+                  "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
 }
-template <Major kB>
-FPSA_DEVICE void wgmma_bf16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  FPSA_WGMMA_RS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", %38",
-                "n"(static_cast<int>(kB)));
+template <Element kElement, Major kB>
+FPSA_DEVICE void wgmma_16bit(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  if constexpr (kElement == Element::kF16)
+    FPSA_WGMMA_RS("m64n64k16.f32.f16.f16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", %38",
+                  "n"(static_cast<int>(kB)));
+  else
+    FPSA_WGMMA_RS("m64n64k16.f32.bf16.bf16", FPSA_R32, FPSA_D32, "%32, %33, %34, %35", "%36", "%37", ", %38",
+                  "n"(static_cast<int>(kB)));
 }
-template <Major kB>
-FPSA_DEVICE void wgmma_bf16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  FPSA_WGMMA_RS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ", %70",
-                "n"(static_cast<int>(kB)));
+template <Element kElement, Major kB>
+FPSA_DEVICE void wgmma_16bit(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  if constexpr (kElement == Element::kF16)
+    FPSA_WGMMA_RS("m64n128k16.f32.f16.f16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ", %70",
+                  "n"(static_cast<int>(kB)));
+  else
+    FPSA_WGMMA_RS("m64n128k16.f32.bf16.bf16", FPSA_R64, FPSA_D64, "%64, %65, %66, %67", "%68", "%69", ", %70",
+                  "n"(static_cast<int>(kB)));
 }
 #endif
 
