@@ -17,8 +17,8 @@ using testing_support::QuantizeProblem;
 using testing_support::QuantizeResult;
 
 // Every quad a unit, its codes the task after its magnitudes, and blocks that run together: codes come too early unless
-// they wait, and magnitudes unless they are complete. More quads than stages, two warps to a row of
-// whole spans, ragged tiles.
+// they wait, and magnitudes unless they are complete. More quads than stages, two warps to a row
+// of whole spans, ragged tiles.
 QuantizeProblem small_problem() {
   QuantizeProblem problem;
   problem.grid = {1, 4, 10};
