@@ -1,14 +1,19 @@
 // quantize_sm90a for Q and K: RMSNorm over all heads, RoPE, tile order, magnitudes per group and head, E4M3 codes.
 //
 // Blocks of threads take tasks by tickets: the magnitudes or the codes of a quad, four slots with all their heads
-// (tiling/quantize_plan.h has the order and why). The last warp brings rows and turns into shared memory, a quad ahead
-// (bulk copies, two stages). The others compute: for magnitudes each first sums the squares of a row, lane j the
-// columns j mod 32, in the order of the contract; then each takes 256 columns at a time of all four rows, norms,
-// rotates and rounds them, and raises the largest magnitude of every group and head in global memory. For codes it does
-// the same arithmetic again, which costs less than memory for its results would, and divides.
+// (tiling/quantize_plan.h has the order and why). Three kinds of warps work on a ring of two stages in shared memory:
+//   * one brings the rows and turns of a quad (bulk copies) and, when a stage is free again, says to the grid that its
+//     magnitudes are complete;
+//   * one makes ready what a quad needs as a whole: for magnitudes the norm of each row, sums of squares in the order
+//     of the contract; for codes it waits for the magnitudes of the unit and makes scales and what divides by them;
+//   * the others compute. Each takes 256 columns at a time of all four rows, norms and rotates them, and raises the
+//     largest magnitude of every group and head in global memory; or does the same arithmetic again, which costs less
+//     than memory for its results would, rounds, and divides. Nearly all quads have four tokens and rows of whole
+//     spans; for them there is an instance of each loop without the branches of ragged ones.
+// So waits for memory and for other blocks, and sums that cannot be shared out, happen beside the quad before.
 //
-// A task of codes waits for the magnitudes of its unit. These were taken earlier, and whoever took them waits for
-// nothing, so there is always progress, however many blocks run.
+// Codes wait for the magnitudes of their unit. These were taken earlier, and whoever took them waits for nothing but
+// earlier tasks of its own block, so there is always progress, however many blocks run.
 //
 // The same source is compiled by nvcc (quantize_sm90a.cu) and, on emulated instructions, for tests.
 #pragma once
@@ -23,21 +28,32 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
 /// A task, as the stages of shared memory hold it.
 struct alignas(16) Quad {
-  int32_t task, batch, first_slot, unit;  // task -1: there are no more
+  int32_t task, batch, shape, unit;  // task -1: there are no more
   int32_t group[kQuad], row[kQuad];
   float inverse_rms[kQuad];
 };
 static_assert(sizeof(Quad) == 4 * kQuadWords);
 
-/// Addresses of one stage.
+/// Bits of Quad::shape.
+inline constexpr int32_t kFourTokens = 1, kOneGroup = 2;
+
+/// Addresses of one stage, and of its barriers: `landed` ends when rows and turns have come, `ready` when the rest has,
+/// `free` when every warp that computes has done with it.
 struct Stage {
-  ptx::SharedAddress rows, turns, quad, factors, full, free;
+  ptx::SharedAddress rows, turns, quad, factors, landed, ready, free;
   FPSA_DEVICE ptx::SharedAddress field(int number) const { return quad + 4 * static_cast<uint32_t>(number); }
 };
 FPSA_DEVICE Stage stage_at(ptx::SharedAddress memory, const QuantizeMap& map, int number) {
   const auto at = static_cast<uint32_t>(number % kQuantizeStages);
-  const ptx::SharedAddress base = memory + at * map.stage_bytes, barriers = memory + map.barriers + at * 16;
-  return {base, base + map.turns, base + map.quads, base + map.factors, barriers, barriers + ptx::kBarrierBytes};
+  const ptx::SharedAddress base = memory + at * map.stage_bytes;
+  const ptx::SharedAddress barriers = memory + map.barriers + at * (kQuantizeBarriers * ptx::kBarrierBytes);
+  return {base,
+          base + map.turns,
+          base + map.quads,
+          base + map.factors,
+          barriers,
+          barriers + ptx::kBarrierBytes,
+          barriers + 2 * ptx::kBarrierBytes};
 }
 FPSA_DEVICE uint32_t phase_of(int number) {
   return static_cast<uint32_t>(number / kQuantizeStages) & 1;
@@ -50,58 +66,182 @@ FPSA_DEVICE void bring(const QuantizeRowsParams& p, ptx::SharedAddress memory, c
   // A row at once where its heads lie side by side.
   const int pieces = p.x.head_stride == kDim ? 1 : p.heads;
   const uint32_t piece_bytes = pieces == 1 ? map.row_bytes : 2 * kDim;
+  bool ended = false;
+  // For the last task and the one before, which had this stage: the counter of the unit whose magnitudes it gives.
+  uint32_t *owed = nullptr, *owed_before = nullptr;
+  static_assert(kQuantizeStages == 2);
   for (int number = 0;; ++number) {
     // Found out before the stage is free.
-    const auto ticket = static_cast<int32_t>(ptx::fetch_add(p.ticket, 1));
     Quad quad = {};
-    quad.task = ticket < total ? p.plan.tasks[ticket % tasks] : -1;
+    quad.task = -1;
     uint32_t bytes = 0;
-    if (quad.task >= 0) {
-      quad.batch = ticket / tasks;
-      quad.first_slot = task_quad(quad.task) * kQuad;
-      quad.unit = p.plan.unit_of_quad[task_quad(quad.task)];
-      FPSA_UNROLL
-      for (int i = 0; i < kQuad; ++i) {
-        quad.group[i] = p.plan.group_of_slot[quad.first_slot + i];
-        quad.row[i] = p.plan.row_of_slot[quad.first_slot + i];
-        if (quad.row[i] >= 0) bytes += map.row_bytes + map.turn_bytes;
+    if (!ended) {
+      const auto ticket = static_cast<int32_t>(ptx::fetch_add(p.ticket, 1));
+      if (ticket < total) {
+        quad.task = p.plan.tasks[ticket % tasks];
+        quad.batch = ticket / tasks;
+        quad.unit = p.plan.unit_of_quad[task_quad(quad.task)];
+        quad.shape = kFourTokens | kOneGroup;
+        const int32_t first_slot = task_quad(quad.task) * kQuad;
+        FPSA_UNROLL
+        for (int i = 0; i < kQuad; ++i) {
+          quad.group[i] = p.plan.group_of_slot[first_slot + i];
+          quad.row[i] = p.plan.row_of_slot[first_slot + i];
+          if (quad.group[i] != quad.group[0]) quad.shape &= ~kOneGroup;
+          if (quad.row[i] >= 0)
+            bytes += map.row_bytes + map.turn_bytes;
+          else
+            quad.shape &= ~kFourTokens;
+        }
       }
     }
     const Stage stage = stage_at(memory, map, number);
     ptx::mbarrier_wait(stage.free, phase_of(number) ^ 1);
-    ptx::store_shared(stage.field(0), quad.task);
-    if (quad.task >= 0) {
-      ptx::store_shared(stage.field(1), quad.batch);
-      ptx::store_shared(stage.field(2), quad.first_slot);
-      ptx::store_shared(stage.field(3), quad.unit);
-      FPSA_UNROLL
-      for (int i = 0; i < kQuad; ++i) {
-        ptx::store_shared(stage.field(4 + i), quad.group[i]);
-        ptx::store_shared(stage.field(8 + i), quad.row[i]);
-      }
-    }
-    ptx::mbarrier_arrive_expect_tx(stage.full, bytes);
-    if (quad.task < 0) return;
+    // Every warp of the block has done with the stage's last task and said so to its barrier, from which this thread
+    // knows: so it can vouch for all of them.
+    if (owed_before) ptx::add_release(owed_before, 1);
+    if (ended) return;  // one stage after the last, so that all have been vouched for
+    ended = quad.task < 0;
+    owed_before = owed;
+    owed = ended || task_has_codes(quad.task) ? nullptr : p.complete + int64_t{quad.batch} * p.units + quad.unit;
+    const auto words = [](int32_t a, int32_t b, int32_t c, int32_t d) {
+      return ptx::Words4{
+          {static_cast<uint32_t>(a), static_cast<uint32_t>(b), static_cast<uint32_t>(c), static_cast<uint32_t>(d)}};
+    };
+    ptx::store_shared(stage.field(0), words(quad.task, quad.batch, quad.shape, quad.unit));
+    ptx::store_shared(stage.field(4), words(quad.group[0], quad.group[1], quad.group[2], quad.group[3]));
+    ptx::store_shared(stage.field(8), words(quad.row[0], quad.row[1], quad.row[2], quad.row[3]));
+    ptx::mbarrier_arrive_expect_tx(stage.landed, bytes);
+    if (ended) continue;
     FPSA_UNROLL
     for (int i = 0; i < kQuad; ++i) {
       if (quad.row[i] < 0) continue;
       const uint16_t* row = p.x.data + quad.batch * p.x.batch_stride + quad.row[i] * p.x.row_stride;
-      const ptx::SharedAddress to = stage.rows + static_cast<uint32_t>(i) * map.row_bytes;
+      const ptx::SharedAddress to = stage.rows + static_cast<uint32_t>(i) * map.row_pitch;
       for (int piece = 0; piece < pieces; ++piece)
         ptx::copy_bytes(to + static_cast<uint32_t>(piece) * piece_bytes, row + piece * p.x.head_stride, piece_bytes,
-                        stage.full);
+                        stage.landed);
       if constexpr (kTurn)
-        ptx::copy_bytes(stage.turns + static_cast<uint32_t>(i) * map.turn_bytes,
-                        p.turns + int64_t{quad.row[i]} * kDim, kDim * 4, stage.full);
+        ptx::copy_bytes(stage.turns + static_cast<uint32_t>(i) * map.turn_bytes, p.turns + int64_t{quad.row[i]} * kDim,
+                        kDim * 4, stage.landed);
     }
   }
 }
+
+/// A thread of the warp that makes quads ready.
+template <int kDim, bool kNorm>
+struct Preparer {
+  static constexpr int kRowLanes = 8;  // that share a row's sum
+
+  const QuantizeRowsParams& p;
+  const ptx::SharedAddress memory;
+  const QuantizeMap& map;
+  const int lane;
+
+  /// 1 / rms of row lane / 8, 0 where there is no token: every product and sum of the contract. A lane has the columns
+  /// j mod 32 of four j.
+  FPSA_DEVICE float inverse_rms(const Stage& stage) const {
+    const int width = p.heads * kDim, row = lane / kRowLanes;
+    const bool exists = ptx::load_shared<int32_t>(stage.field(8 + row)) >= 0;
+    float sum[4] = {};
+    if (exists) {
+      ptx::SharedAddress at =
+          stage.rows + static_cast<uint32_t>(row) * map.row_pitch + 8 * static_cast<uint32_t>(lane % kRowLanes);
+      const auto add_next = [&](uint32_t offset) {
+        const auto words = ptx::load_shared<ptx::Words2>(at + offset);
+        const float x[4] = {low_bf16(words.at[0]), high_bf16(words.at[0]), low_bf16(words.at[1]),
+                            high_bf16(words.at[1])};
+        FPSA_UNROLL
+        for (int i = 0; i < 4; ++i)
+          sum[i] = ptx::fused_multiply_add(x[i], x[i], sum[i]);  // the square of a BF16 is an F32
+      };
+      int left = width / 32;
+      for (; left >= 8; left -= 8, at += 8 * 64) {
+        FPSA_UNROLL
+        for (uint32_t i = 0; i < 8; ++i)
+          add_next(64 * i);
+      }
+      for (; left > 0; --left, at += 64)
+        add_next(0);
+    }
+    // Neighbours among 32 sums, then j and j+8 of those 16, j and j+4, and (w0 + w1) + (w2 + w3).
+    float pair[2] = {ptx::add(sum[0], sum[1]), ptx::add(sum[2], sum[3])};
+    FPSA_UNROLL
+    for (int i = 0; i < 2; ++i)
+      pair[i] = ptx::add(pair[i], ptx::shuffle_xor(pair[i], 4));
+    FPSA_UNROLL
+    for (int i = 0; i < 2; ++i)
+      pair[i] = ptx::add(pair[i], ptx::shuffle_xor(pair[i], 2));
+    const float half = ptx::add(pair[0], pair[1]), all = ptx::add(half, ptx::shuffle_xor(half, 1));
+    const float mean = ptx::divide(all, static_cast<float>(width));
+    return exists ? ptx::divide(1.0f, ptx::square_root(ptx::add(mean, p.eps))) : 0.0f;
+  }
+
+  FPSA_DEVICE void norms(const Stage& stage, int batch, int slot) const {
+    const float found = inverse_rms(stage);
+    if (lane % kRowLanes != 0) return;
+    const int row = lane / kRowLanes;
+    ptx::store_shared(stage.field(12 + row), found);
+    p.inverse_rms[int64_t{batch} * p.slots + slot + row] = found;
+  }
+
+  /// What divides, by head and row, and the scales.
+  FPSA_DEVICE void divisors(const Stage& stage, int batch, int slot, int unit) const {
+    ptx::wait_at_least(p.complete + int64_t{batch} * p.units + unit, static_cast<uint32_t>(p.plan.quads_of_unit[unit]));
+    if (kNorm && lane < kQuad)
+      ptx::store_shared(stage.field(12 + lane), ptx::load_shared_by_blocks(reinterpret_cast<const uint32_t*>(
+                                                    p.inverse_rms + int64_t{batch} * p.slots + slot + lane)));
+    const auto groups = ptx::load_shared<ptx::Words4>(stage.field(4));
+    for (int head = lane; head < p.heads; head += 32) {
+      uint32_t magnitude[kQuad];
+      FPSA_UNROLL
+      for (int row = 0; row < kQuad; ++row)
+        magnitude[row] =
+            ptx::load_shared_by_blocks(p.magnitudes + (int64_t{batch} * p.groups + groups.at[row]) * p.heads + head);
+      ptx::Floats4 scales = {}, pairs[2] = {};
+      float scale = 0.0f;
+      Divisor by = {};
+      FPSA_UNROLL
+      for (int row = 0; row < kQuad; ++row) {
+        if (row == 0 || magnitude[row] != magnitude[row - 1]) {
+          scale = scale_of(magnitude[row]);
+          by = divisor_of(scale);
+          // Whoever finds such a scale writes the same: not a quad for the short loop.
+          if (!by.plain()) ptx::store_shared(stage.field(2), int32_t{0});
+        }
+        scales.at[row] = scale;
+        pairs[row / 2].at[row % 2 * 2] = by.high;
+        pairs[row / 2].at[row % 2 * 2 + 1] = by.low;
+      }
+      const ptx::SharedAddress to = stage.factors + kFactorBytes * static_cast<uint32_t>(head);
+      ptx::store_shared(to, pairs[0]);
+      ptx::store_shared(to + 16, pairs[1]);
+      *reinterpret_cast<ptx::Floats4*>(p.scale + (int64_t{batch} * p.heads + head) * p.slots + slot) = scales;
+    }
+  }
+
+  FPSA_DEVICE void run() const {
+    for (int number = 0;; ++number) {
+      const Stage stage = stage_at(memory, map, number);
+      ptx::mbarrier_wait(stage.landed, phase_of(number));
+      const auto quad = ptx::load_shared<ptx::Words4>(stage.quad);
+      const auto task = static_cast<int32_t>(quad.at[0]), batch = static_cast<int32_t>(quad.at[1]);
+      if (task < 0) return;
+      if (task_has_codes(task))
+        divisors(stage, batch, task_quad(task) * kQuad, static_cast<int32_t>(quad.at[3]));
+      else if (kNorm)
+        norms(stage, batch, task_quad(task) * kQuad);
+      ptx::sync_warp();
+      if (lane == 0) ptx::mbarrier_arrive(stage.ready);
+    }
+  }
+};
 
 /// A thread of the warps that compute. In a span of 256 columns it has columns 4 lane to 4 lane + 3 of each half, which
 /// are the same channels of different heads, so both halves have the same turns.
 template <int kDim, bool kNorm, bool kTurn>
 struct Quantizer {
-  static constexpr int kHalves = 2, kHeadLanes = kDim / 4;
+  static constexpr int kHalves = 2, kHalf = kSpanColumns / kHalves;
   static_assert(kDim == 64 || kDim == 128, "a head is a half of a warp's 128 columns, or all of them");
 
   const QuantizeRowsParams& p;
@@ -110,195 +250,177 @@ struct Quantizer {
   const int thread, threads;  // of those that compute
 
   FPSA_DEVICE int lane() const { return thread % 32; }
+  FPSA_DEVICE int first_column() const { return 4 * lane(); }
   FPSA_DEVICE int width() const { return p.heads * kDim; }
 
-  /// 1 / rms of row `i`, by a warp: every product and sum of the contract.
-  FPSA_DEVICE float inverse_rms(const Stage& stage, int i) const {
-    ptx::SharedAddress at = stage.rows + static_cast<uint32_t>(i) * map.row_bytes + 2 * static_cast<uint32_t>(lane());
-    float sum = 0.0f;
-    const auto add_next = [&] {
-      const float x = ptx::float_of(uint32_t{ptx::load_shared<uint16_t>(at)} << 16);
-      sum = ptx::fused_multiply_add(x, x, sum);  // the square of a BF16 is an F32
-      at += 64;
-    };
-    int left = width() / 32;
-    for (; left >= 16; left -= 16) {
+  /// Four columns of a row, normed and rotated, not rounded yet.
+  FPSA_DEVICE ptx::Floats4 prepared(const ptx::Words2& words, float inverse_rms, const ptx::Floats4& weight,
+                                    const ptx::Floats4& turn) const {
+    ptx::Floats4 x = {low_bf16(words.at[0]), high_bf16(words.at[0]), low_bf16(words.at[1]), high_bf16(words.at[1])};
+    if constexpr (kNorm) {
       FPSA_UNROLL
-      for (int i = 0; i < 16; ++i)
-        add_next();
+      for (int i = 0; i < 4; ++i)
+        x.at[i] = ptx::multiply(ptx::multiply(x.at[i], inverse_rms), weight.at[i]);
     }
-    for (; left > 0; --left)
-      add_next();
-    // Lanes 2j and 2j+1, then j and j+8 of those pairs, j and j+4, and (w0 + w1) + (w2 + w3).
-    constexpr int kMasks[] = {1, 16, 8, 2, 4};
-    FPSA_UNROLL
-    for (int i = 0; i < 5; ++i)
-      sum = ptx::add(sum, ptx::shuffle_xor(sum, kMasks[i]));
-    const float mean = ptx::divide(sum, static_cast<float>(width()));
-    return ptx::divide(1.0f, ptx::square_root(ptx::add(mean, p.eps)));
-  }
-
-  /// Four columns of a row, normed, rotated and rounded.
-  FPSA_DEVICE ptx::Words2 prepared(ptx::Words2 x, float inverse_rms, const ptx::Floats4& weight,
-                                   const ptx::Floats4& turn) const {
-    FPSA_UNROLL
-    for (int pair = 0; pair < (kNorm || kTurn ? 2 : 0); ++pair) {
-      float even = low_bf16(x.at[pair]), odd = high_bf16(x.at[pair]);
-      if constexpr (kNorm) {
-        even = ptx::multiply(ptx::multiply(even, inverse_rms), weight.at[2 * pair]);
-        odd = ptx::multiply(ptx::multiply(odd, inverse_rms), weight.at[2 * pair + 1]);
+    if constexpr (kTurn) {
+      FPSA_UNROLL
+      for (int i = 0; i < 4; i += 2) {
+        const float even = x.at[i], odd = x.at[i + 1], cos = turn.at[i], sin = turn.at[i + 1];
+        x.at[i] = ptx::subtract(ptx::multiply(even, cos), ptx::multiply(odd, sin));
+        x.at[i + 1] = ptx::add(ptx::multiply(odd, cos), ptx::multiply(even, sin));
       }
-      if constexpr (kTurn) {
-        const float cos = turn.at[2 * pair], sin = turn.at[2 * pair + 1];
-        const float turned = ptx::subtract(ptx::multiply(even, cos), ptx::multiply(odd, sin));
-        odd = ptx::add(ptx::multiply(odd, cos), ptx::multiply(even, sin));
-        even = turned;
-      }
-      x.at[pair] = ptx::bf16x2(even, odd);
     }
     return x;
   }
 
-  FPSA_DEVICE bool has(uint32_t column) const { return column < static_cast<uint32_t>(width()); }
+  FPSA_DEVICE bool has(int column) const { return column < width(); }
 
-  /// For every span: begin(column), then for each row use(row, half, words) if it has a token, for the halves that
-  /// exist, and done(row, column, exists), for all lanes; column is that of half 0.
-  template <class Begin, class Use, class Done>
+  /// For every span: begin(column), then for each row use(row, half, x) if it has a token, for the halves that
+  /// exist, and done(row, base, exists), for all lanes; the span begins at column `base`, half 0 of this lane at
+  /// `column`. kFull: all rows have tokens and all spans are whole.
+  template <bool kFull, class Begin, class Use, class Done>
   FPSA_DEVICE void for_columns(const Stage& stage, const Begin& begin, const Use& use, const Done& done) const {
     const auto rows = ptx::load_shared<ptx::Words4>(stage.field(8));
-    ptx::Floats4 inverse_rms = {};
+    const auto exists = [&](int row) { return kFull || static_cast<int32_t>(rows.at[row]) >= 0; };
+    ptx::Floats4 inverse_rms = {}, turn[kQuad] = {};
     if constexpr (kNorm) inverse_rms = ptx::load_shared<ptx::Floats4>(stage.field(12));
+    // The same in all spans, which begin with a head; but ragged quads have no registers to keep them.
+    const ptx::SharedAddress turns = stage.turns + 4 * static_cast<uint32_t>(first_column() % kDim);
+    const auto load_turn = [&](int row) {
+      if constexpr (kTurn) turn[row] = ptx::load_shared<ptx::Floats4>(turns + static_cast<uint32_t>(row) * (4 * kDim));
+    };
+    if constexpr (kFull) {
+      FPSA_UNROLL
+      for (int row = 0; row < kQuad; ++row)
+        load_turn(row);
+    }
     for (int base = thread / 32 * kSpanColumns; base < width(); base += threads / 32 * kSpanColumns) {
-      const auto column = static_cast<uint32_t>(base + 4 * lane());
+      const int column = base + first_column();
       begin(column);
-      ptx::Floats4 weight[kHalves] = {}, turn = {};
+      ptx::Floats4 weight[kHalves] = {};
       if constexpr (kNorm) {
         FPSA_UNROLL
-        for (uint32_t half = 0; half < kHalves; ++half)
-          if (has(column + 128 * half))
-            weight[half] = ptx::load_shared<ptx::Floats4>(memory + map.weights + 4 * (column + 128 * half));
+        for (int half = 0; half < kHalves; ++half)
+          if (kFull || has(column + kHalf * half))
+            weight[half] =
+                ptx::load_shared<ptx::Floats4>(memory + map.weights + 4 * static_cast<uint32_t>(column + kHalf * half));
       }
       FPSA_UNROLL
       for (int row = 0; row < kQuad; ++row) {
-        const bool exists = static_cast<int32_t>(rows.at[row]) >= 0;
-        if (exists) {
-          const auto at = static_cast<uint32_t>(row);
-          if constexpr (kTurn)
-            turn = ptx::load_shared<ptx::Floats4>(stage.turns + at * (4 * kDim) + 4 * (column % kDim));
+        if (exists(row)) {
+          if constexpr (!kFull) load_turn(row);
+          const ptx::SharedAddress at =
+              stage.rows + static_cast<uint32_t>(row) * map.row_pitch + 2 * static_cast<uint32_t>(column);
           FPSA_UNROLL
-          for (uint32_t half = 0; half < kHalves; ++half) {
-            if (!has(column + 128 * half)) continue;
-            const auto x =
-                ptx::load_shared<ptx::Words2>(stage.rows + at * map.row_bytes + 2 * (column + 128 * half));
-            use(row, static_cast<int>(half), prepared(x, inverse_rms.at[row], weight[half], turn));
+          for (int half = 0; half < kHalves; ++half) {
+            if (!kFull && !has(column + kHalf * half)) continue;
+            const auto x = ptx::load_shared<ptx::Words2>(at + 2 * static_cast<uint32_t>(kHalf * half));
+            use(row, half, prepared(x, inverse_rms.at[row], weight[half], turn[row]));
           }
         }
-        done(row, column, exists);
+        done(row, base, exists(row));
       }
     }
   }
 
-  FPSA_DEVICE void magnitudes(const Stage& stage) const {
-    const int batch = ptx::load_shared<int32_t>(stage.field(1));
-    if constexpr (kNorm) {
-      for (int row = thread / 32; row < kQuad; row += threads / 32) {
-        const bool exists = ptx::load_shared<int32_t>(stage.field(8 + row)) >= 0;
-        const float found = exists ? inverse_rms(stage, row) : 0.0f;
-        if (lane() == 0) {
-          ptx::store_shared(stage.field(12 + row), found);
-          p.inverse_rms[int64_t{batch} * p.slots + ptx::load_shared<int32_t>(stage.field(2)) + row] = found;
-        }
-      }
-      ptx::barrier_sync(1, threads);
-    }
+  /// kFull: a full quad of one group.
+  template <bool kFull>
+  FPSA_DEVICE void magnitudes(const Stage& stage, int batch) const {
     const auto groups = ptx::load_shared<ptx::Words4>(stage.field(4));
-    uint32_t largest[kHalves] = {};
-    for_columns(
-        stage, [](uint32_t) {},
-        [&](int, int half, const ptx::Words2& x) {
-          largest[half] =
-              ptx::max_u16x2(largest[half], ptx::max_u16x2(magnitudes_of(x.at[0]), magnitudes_of(x.at[1])));
-        },
-        [&](int row, uint32_t column, bool) {
-          if (row + 1 < kQuad && groups.at[row + 1 < kQuad ? row + 1 : row] == groups.at[row]) return;
-          // Both halves at once: the low 16 bits for one, the high ones for the other.
-          uint32_t both = ptx::max_u16x2(largest[0] & 0xffffu, largest[0] >> 16) |
-                          ptx::max_u16x2(largest[1] & 0xffffu, largest[1] >> 16) << 16;
-          for (int mask = 1; mask < kHeadLanes; mask *= 2)
-            both = ptx::max_u16x2(both, ptx::shuffle_xor(both, mask));
-          if (lane() % kHeadLanes == 0) {
-            uint32_t* of_head =
-                p.magnitudes + (int64_t{batch} * p.groups + groups.at[row]) * p.heads + column / kDim;
-            if (has(column)) ptx::raise_global(of_head, both << 16);
-            if (has(column + 128)) ptx::raise_global(of_head + 128 / kDim, both & 0xffff0000u);
-          }
-          largest[0] = largest[1] = 0;
-        });
-    ptx::sync_warp();
-    if (lane() == 0)
-      ptx::add_release(p.complete + int64_t{batch} * p.units + ptx::load_shared<int32_t>(stage.field(3)), 1);
-  }
-
-  FPSA_DEVICE static uint32_t codes_of(const ptx::Words2& x, const Factor& by) {
-    float q[4] = {low_bf16(x.at[0]), high_bf16(x.at[0]), low_bf16(x.at[1]), high_bf16(x.at[1])};
-    divide_all(q, by);
-    return ptx::e4m3x2(q[0], q[1]) | ptx::e4m3x2(q[2], q[3]) << 16;
-  }
-
-  FPSA_DEVICE void codes(const Stage& stage) const {
-    const int batch = ptx::load_shared<int32_t>(stage.field(1));
-    const auto slot = ptx::load_shared<uint32_t>(stage.field(2));
-    const int unit = ptx::load_shared<int32_t>(stage.field(3));
-    // Row by row of a head, so that four threads write scales side by side.
-    if (thread < kQuad * p.heads) {
-      ptx::wait_at_least(p.complete + int64_t{batch} * p.units + unit,
-                         static_cast<uint32_t>(p.plan.quads_of_unit[unit] * (threads / 32)));
-      for (int i = thread; i < kQuad * p.heads; i += threads) {
-        const int row = i % kQuad, head = i / kQuad, group = ptx::load_shared<int32_t>(stage.field(4 + row));
-        const Factor factor = factor_of(
-            ptx::load_shared_by_blocks(p.magnitudes + (int64_t{batch} * p.groups + group) * p.heads + head));
-        ptx::store_shared(stage.factors + 8 * static_cast<uint32_t>(i), factor);
-        p.scale[(int64_t{batch} * p.heads + head) * p.slots + slot + row] = factor.scale;
-        if (kNorm && head == 0)
-          ptx::store_shared(stage.field(12 + row), ptx::load_shared_by_blocks(reinterpret_cast<const uint32_t*>(
-                                                       p.inverse_rms + int64_t{batch} * p.slots + slot + row)));
-      }
-    }
-    ptx::barrier_sync(1, threads);
-    uint8_t* const sample = ptx::opaque(p.codes + int64_t{batch} * p.heads * p.slots * kDim);
-    uint32_t to[kHalves] = {}, factors[kHalves] = {};
-    for_columns(
-        stage,
-        [&](uint32_t column) {
+    const auto of_group = [&](int row) {
+      return p.magnitudes + (int64_t{batch} * p.groups + groups.at[row]) * p.heads + lane();
+    };
+    uint32_t* const of_quad = of_group(0);
+    float largest[kHalves] = {};
+    for_columns<kFull>(
+        stage, [](int) {},
+        [&](int, int half, const ptx::Floats4& x) {
           FPSA_UNROLL
-          for (uint32_t half = 0; half < kHalves; ++half) {
-            const uint32_t head = (column + 128 * half) / kDim;
-            to[half] = ptx::opaque((head * static_cast<uint32_t>(p.slots) + slot) * kDim + column % kDim);
-            factors[half] = ptx::opaque(stage.factors + 8 * kQuad * head);
+          for (int i = 0; i < 4; ++i)
+            largest[half] = ptx::max_nan(largest[half], ptx::magnitude(x.at[i]));
+        },
+        [&](int row, int base, bool) {
+          const int next = row + 1 < kQuad ? row + 1 : row;
+          if (row < next && (kFull || groups.at[next] == groups.at[row])) return;
+          // Lane i has the i-th head of the span. Bits of numbers that are not negative are ordered as they are, NaN
+          // above infinity; rounding keeps the order.
+          uint32_t mine = 0;
+          FPSA_UNROLL
+          for (int half = 0; half < kHalves; ++half) {
+            FPSA_UNROLL
+            for (int head = 0; head < kHalf / kDim; ++head) {
+              const bool inside = first_column() / kDim == head;
+              const uint32_t found = ptx::max_in_warp(inside ? ptx::bits_of(largest[half]) : 0u);
+              if (lane() == half * (kHalf / kDim) + head) mine = found;
+            }
+            largest[half] = 0.0f;
+          }
+          const int head = base / kDim;
+          if (lane() < kSpanColumns / kDim && (kFull || head + lane() < p.heads))
+            ptx::raise_global((kFull ? of_quad : of_group(row)) + head, ptx::bf16x2(0.0f, ptx::float_of(mine)));
+        });
+  }
+
+  /// kFull: a full quad whose divisors are plain.
+  template <bool kFull>
+  FPSA_DEVICE void codes(const Stage& stage, int batch, int slot) const {
+    // Of head h, slot s and channel c: (h slots + s) kDim + c, where h kDim is a column less its channel.
+    const int channel = first_column() % kDim;
+    uint8_t* const lane_to = p.codes + int64_t{batch} * p.heads * p.slots * kDim +
+                             (int64_t{slot} * kDim + channel - int64_t{channel} * p.slots);
+    uint8_t* to[kHalves] = {};
+    ptx::Floats4 divisors[kHalves][2] = {};
+    for_columns<kFull>(
+        stage,
+        [&](int column) {
+          FPSA_UNROLL
+          for (int half = 0; half < kHalves; ++half) {
+            if (!kFull && !has(column + kHalf * half)) continue;
+            to[half] = lane_to + int64_t{column + kHalf * half} * p.slots;
+            const ptx::SharedAddress from =
+                stage.factors + kFactorBytes * static_cast<uint32_t>((column + kHalf * half) / kDim);
+            divisors[half][0] = ptx::load_shared<ptx::Floats4>(from);
+            divisors[half][1] = ptx::load_shared<ptx::Floats4>(from + 16);
           }
         },
-        [&](int row, int half, const ptx::Words2& x) {
-          const auto by = ptx::load_shared<Factor>(factors[half] + 8 * static_cast<uint32_t>(row));
-          ptx::store_once(sample + to[half] + row * kDim, codes_of(x, by));
+        [&](int row, int half, const ptx::Floats4& x) {
+          const float* by = &divisors[half][row / 2].at[row % 2 * 2];
+          float rounded[4];
+          FPSA_UNROLL
+          for (int i = 0; i < 4; ++i)
+            rounded[i] = kNorm || kTurn ? ptx::float_of(ptx::bf16x2(0.0f, x.at[i])) : x.at[i];
+          ptx::store_once(to[half] + row * kDim, codes_of<kFull>(rounded, {by[0], by[1]}));
         },
-        [&](int row, uint32_t column, bool exists) {
+        [&](int row, int base, bool exists) {
           if (exists) return;
           FPSA_UNROLL
-          for (uint32_t half = 0; half < kHalves; ++half)
-            if (has(column + 128 * half)) ptx::store_once(sample + to[half] + row * kDim, 0);
+          for (int half = 0; half < kHalves; ++half)
+            if (has(base + first_column() + kHalf * half)) ptx::store_once(to[half] + row * kDim, 0);
         });
   }
 
   FPSA_DEVICE void run() const {
+    const bool whole_spans = width() % kSpanColumns == 0;
     for (int number = 0;; ++number) {
       const Stage stage = stage_at(memory, map, number);
-      ptx::mbarrier_wait(stage.full, phase_of(number));
-      const int task = ptx::load_shared<int32_t>(stage.quad);
+      ptx::mbarrier_wait(stage.landed, phase_of(number));
+      const auto task = ptx::load_shared<int32_t>(stage.field(0));
       if (task < 0) return;
-      if (task_has_codes(task))
-        codes(stage);
-      else
-        magnitudes(stage);
+      ptx::mbarrier_wait(stage.ready, phase_of(number));
+      const int batch = ptx::load_shared<int32_t>(stage.field(1)), shape = ptx::load_shared<int32_t>(stage.field(2));
+      const bool full = whole_spans && (shape & kFourTokens) != 0;
+      if (task_has_codes(task)) {
+        const int slot = task_quad(task) * kQuad;
+        if (full)
+          codes<true>(stage, batch, slot);
+        else
+          codes<false>(stage, batch, slot);
+      } else {
+        if (full && (shape & kOneGroup) != 0)
+          magnitudes<true>(stage, batch);
+        else
+          magnitudes<false>(stage, batch);
+      }
       ptx::sync_warp();
       if (lane() == 0) ptx::mbarrier_arrive(stage.free);
     }
@@ -310,21 +432,25 @@ template <int kDim, bool kNorm, bool kTurn>
 FPSA_DEVICE void quantize_rows_sm90a(const QuantizeRowsParams& p) {
   const QuantizeMap map = quantize_map(p.heads, kDim, kNorm, kTurn);
   const ptx::SharedAddress memory = ptx::shared_memory();
-  const int thread = ptx::thread_index(), threads = ptx::block_threads() - 32;  // of those that compute
+  const int thread = ptx::thread_index(), threads = ptx::block_threads() - 64;  // of those that compute
   if (thread == 0) {
     for (int number = 0; number < kQuantizeStages; ++number) {
-      ptx::mbarrier_init(stage_at(memory, map, number).full, 1);
-      ptx::mbarrier_init(stage_at(memory, map, number).free, static_cast<uint32_t>(threads / 32));
+      const Stage stage = stage_at(memory, map, number);
+      ptx::mbarrier_init(stage.landed, 1);
+      ptx::mbarrier_init(stage.ready, 1);
+      ptx::mbarrier_init(stage.free, static_cast<uint32_t>(threads / 32));
     }
     ptx::fence_barrier_init();
   }
   if constexpr (kNorm)
-    for (int i = thread; i < p.heads * kDim; i += threads + 32)
+    for (int i = thread; i < p.heads * kDim; i += threads + 64)
       ptx::store_shared(memory + map.weights + 4 * static_cast<uint32_t>(i), p.weight[i]);
   ptx::sync_block();
   if (thread < threads)
     Quantizer<kDim, kNorm, kTurn>{p, memory, map, thread, threads}.run();
-  else if (thread == threads)
+  else if (thread < threads + 32)
+    Preparer<kDim, kNorm>{p, memory, map, thread - threads}.run();
+  else if (thread == threads + 32)
     bring<kDim, kTurn>(p, memory, map);
 }
 

@@ -58,7 +58,7 @@ int64_t multiple_of_16(int64_t bytes) {
 template <int kDim, bool kNorm, bool kTurn>
 void start_rows(const QuantizeRowsParams& params, int multiprocessors, cudaStream_t stream) {
   const QuantizeMap map = quantize_map(params.heads, kDim, kNorm, kTurn);
-  const int threads = 32 * (quantize_warps(params.heads * kDim) + 1);
+  const int threads = 32 * (quantize_warps(params.heads * kDim) + kOtherQuantizeWarps);
   const auto kernel = quantize_rows_kernel<kDim, kNorm, kTurn>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(map.bytes)), kName);
   int blocks = 0;
@@ -113,6 +113,7 @@ void launch_quantize_rows(const QuantizeRowsLaunch& launch, void* stream) {
              launch.heads * launch.slots * launch.dim, " codes, expected at most 2^32 - 1; split its heads");
   FPSA_CHECK(!launch.weight || launch.eps >= 0x1p-100f, "eps: expected 2^-100 or more, got ", launch.eps);
   check_aligned(launch.turns, "turns");
+  check_aligned(launch.scale, "scale");
   if (launch.batch * launch.heads * launch.slots == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
   const int count = multiprocessors();

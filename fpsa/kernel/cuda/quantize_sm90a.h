@@ -13,7 +13,8 @@ struct Projection {
   int64_t batch_stride = 0, row_stride = 0, head_stride = 0;
 };
 
-/// Q or K. Any number of blocks of quantize_warps() + 1 warps, with the shared memory of quantize_map().
+/// Q or K. Any number of blocks of quantize_warps() + kOtherQuantizeWarps warps, with the shared memory of
+/// quantize_map().
 ///   Requires  magnitudes, complete and ticket zero; batch x tasks fewer than 2^31; a sample's codes fewer than 2^32
 struct QuantizeRowsParams {
   Projection x;
@@ -25,7 +26,7 @@ struct QuantizeRowsParams {
   float* scale = nullptr;
   uint32_t* magnitudes = nullptr;  // [B,groups,H]: the largest so far, as bits
   float* inverse_rms = nullptr;    // [B,slots]
-  uint32_t* complete = nullptr;    // [B,units]: warps that have given a quad's magnitudes
+  uint32_t* complete = nullptr;    // [B,units]: quads whose magnitudes are in
   uint32_t* ticket = nullptr;      // the next task that nobody has taken
 };
 

@@ -11,9 +11,9 @@
 
 namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
-inline constexpr int kPiece = 8;         // channels that a thread has
-inline constexpr int kRowsAtOnce = 8;    // loads under way of a thread that looks for magnitudes
-inline constexpr int kWarpChannels = 32; // of the codes
+inline constexpr int kPiece = 8;          // channels that a thread has
+inline constexpr int kRowsAtOnce = 8;     // loads under way of a thread that looks for magnitudes
+inline constexpr int kWarpChannels = 32;  // of the codes
 
 /// Block index: (batch, row chunk, column chunk).
 template <int kDim>
@@ -23,8 +23,7 @@ FPSA_DEVICE void value_magnitudes_sm90a(const QuantizeValuesParams& p) {
   if (channel >= width) return;
   const int chunk = index / p.tiling.column_chunks % p.tiling.row_chunks;
   const int batch = index / p.tiling.column_chunks / p.tiling.row_chunks;
-  const uint16_t* from =
-      p.x.data + batch * p.x.batch_stride + channel / kDim * p.x.head_stride + channel % kDim;
+  const uint16_t* from = p.x.data + batch * p.x.batch_stride + channel / kDim * p.x.head_stride + channel % kDim;
   uint32_t largest[kPiece / 2] = {};
   for (int64_t first = chunk; first < p.tokens; first += int64_t{kRowsAtOnce} * p.tiling.row_chunks) {
     ptx::Words4 pieces[kRowsAtOnce];
@@ -49,6 +48,30 @@ FPSA_DEVICE void value_magnitudes_sm90a(const QuantizeValuesParams& p) {
   }
 }
 
+/// kPiece channels of four keys. kFull: all four exist, and all divisors are plain.
+template <bool kFull>
+FPSA_DEVICE void value_codes_of_keys(const uint16_t* from, int64_t row_stride, const int32_t (&row)[4],
+                                     const Divisor (&by)[kPiece], uint8_t* to) {
+  ptx::Words4 pieces[4];
+  FPSA_UNROLL
+  for (int key = 0; key < 4; ++key)
+    pieces[key] = kFull || row[key] >= 0 ? ptx::load_once(from + row[key] * row_stride) : ptx::Words4{};
+  FPSA_UNROLL
+  for (int i = 0; i < kPiece; ++i) {
+    float x[4];
+    FPSA_UNROLL
+    for (int key = 0; key < 4; ++key) {
+      const uint32_t word = pieces[key].at[i / 2];
+      x[key] = i % 2 == 0 ? low_bf16(word) : high_bf16(word);
+    }
+    uint32_t codes = codes_of<kFull>(x, by[i]);
+    FPSA_UNROLL
+    for (int key = 0; key < 4; ++key)
+      if (!kFull && row[key] < 0) codes &= ~(0xffu << 8 * key);  // 0 / NaN is not 0
+    ptx::store_once(to + i * kSegment, codes);
+  }
+}
+
 /// Block index: (batch, segment chunk, 128 channels, of which each warp has 32).
 template <int kDim>
 FPSA_DEVICE void value_codes_sm90a(const QuantizeValuesParams& p) {
@@ -60,14 +83,14 @@ FPSA_DEVICE void value_codes_sm90a(const QuantizeValuesParams& p) {
   const int batch = index / column_blocks / p.tiling.segment_chunks, head = channel / kDim;
 
   const uint32_t* magnitudes = p.magnitudes + int64_t{batch} * width + channel;
-  Factor by[kPiece];
+  Divisor by[kPiece];
+  bool plain = true;
   FPSA_UNROLL
-  for (int i = 0; i < kPiece; ++i)
-    by[i] = factor_of(magnitudes[i]);
-  if (chunk == 0 && lane / 4 == 0) {
-    FPSA_UNROLL
-    for (int i = 0; i < kPiece; ++i)
-      p.scale[int64_t{batch} * width + channel + i] = by[i].scale;
+  for (int i = 0; i < kPiece; ++i) {
+    const float scale = scale_of(magnitudes[i]);
+    by[i] = divisor_of(scale);
+    plain &= by[i].plain();
+    if (chunk == 0 && lane / 4 == 0) p.scale[int64_t{batch} * width + channel + i] = scale;
   }
 
   // Bytes 4 t to 4 t + 3 of half g: see value_place().
@@ -80,25 +103,11 @@ FPSA_DEVICE void value_codes_sm90a(const QuantizeValuesParams& p) {
   for (int segment = chunk; segment < segments; segment += p.tiling.segment_chunks) {
     const int32_t* rows = p.row_of_slot + segment * kSegment + first_key;
     const int32_t row[4] = {rows[0], rows[1], rows[8], rows[9]};
-    ptx::Words4 pieces[4];
-    FPSA_UNROLL
-    for (int key = 0; key < 4; ++key)
-      pieces[key] = row[key] < 0 ? ptx::Words4{} : ptx::load_once(from + row[key] * p.x.row_stride);
-    FPSA_UNROLL
-    for (int i = 0; i < kPiece; ++i) {
-      float q[4];
-      FPSA_UNROLL
-      for (int key = 0; key < 4; ++key) {
-        const uint32_t word = pieces[key].at[i / 2];
-        q[key] = i % 2 == 0 ? low_bf16(word) : high_bf16(word);
-      }
-      divide_all(q, by[i]);
-      FPSA_UNROLL
-      for (int key = 0; key < 4; ++key)
-        if (row[key] < 0) q[key] = 0.0f;  // 0 / NaN is not 0
-      ptx::store_once(to + int64_t{segment} * kSegment * kDim + i * kSegment,
-                      ptx::e4m3x2(q[0], q[1]) | ptx::e4m3x2(q[2], q[3]) << 16);
-    }
+    uint8_t* const segment_to = to + int64_t{segment} * kSegment * kDim;
+    if (plain && (row[0] | row[1] | row[2] | row[3]) >= 0)
+      value_codes_of_keys<true>(from, p.x.row_stride, row, by, segment_to);
+    else
+      value_codes_of_keys<false>(from, p.x.row_stride, row, by, segment_to);
   }
 }
 

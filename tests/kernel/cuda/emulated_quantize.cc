@@ -47,7 +47,7 @@ emulation::Report run_rows(const QuantizeRowsParams& params, int blocks, int tog
                            const emulation::Options& options) {
   const QuantizeMap map = quantize_map(params.heads, kDim, kNorm, kTurn);
   return emulation::run({.blocks = blocks,
-                         .threads = 32 * (quantize_warps(params.heads * kDim) + 1),
+                         .threads = 32 * (quantize_warps(params.heads * kDim) + kOtherQuantizeWarps),
                          .shared_bytes = map.bytes,
                          .shared_base = 1024,
                          .together = together},

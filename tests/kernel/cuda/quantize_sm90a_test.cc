@@ -8,6 +8,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/cuda/quantize_parts-inl.h"
+#include "fpsa/kernel/cuda/tiling/quantize_tiling.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/scales.h"
 #include "tests/kernel/cuda/emulated_quantize.h"
@@ -52,23 +53,26 @@ void check(const EmulatedQuantize& x, int seeds = 2) {
 
 TEST(QuantizeSm90a, HasTheReferencesBitsWithAndWithoutNormAndTurns) {
   for (const int64_t dim : {64, 128})
-    for (const bool norm : {true, false})
-      for (const bool turn : {true, false}) {
-        SCOPED_TRACE(join("dim ", dim, norm ? " norm" : "", turn ? " turn" : ""));
-        QuantizeProblem problem = ragged(3, dim);
-        problem.norm = norm;
-        problem.turn = turn;
-        check(EmulatedQuantize(problem), 1);
-      }
+    for (const int64_t heads : {int64_t{3}, 2 * kSpanColumns / dim})  // a span that is not whole, and two that are
+      for (const bool norm : {true, false})
+        for (const bool turn : {true, false}) {
+          SCOPED_TRACE(join("dim ", dim, " heads ", heads, norm ? " norm" : "", turn ? " turn" : ""));
+          QuantizeProblem problem = ragged(heads, dim);
+          problem.norm = norm;
+          problem.turn = turn;
+          check(EmulatedQuantize(problem), 1);
+        }
 }
 
 TEST(QuantizeSm90a, TakesEveryGranularity) {
   for (const pattern::Grid& granularity :
        {pattern::Grid{1, 1, 1}, {1, 2, 4}, {2, 4, 4}, {4, 4, 16}, {4, 2, 8}, {100, 100, 96}}) {
     SCOPED_TRACE(pattern::to_string(granularity));
-    QuantizeProblem problem = ragged(2, 64);
-    problem.granularity = granularity;
-    check(EmulatedQuantize(problem));
+    for (const int64_t heads : {2, 4}) {  // half a span, or all of one
+      QuantizeProblem problem = ragged(heads, 64);
+      problem.granularity = granularity;
+      check(EmulatedQuantize(problem));
+    }
   }
 }
 
@@ -115,7 +119,7 @@ TEST(QuantizeSm90a, BadValuesReachTheScalesOfTheirGroupsOnly) {
   for (const uint16_t bad : {kNan, kInfinity})
     for (const bool norm : {true, false}) {
       SCOPED_TRACE(join(bad, norm));
-      QuantizeProblem problem = ragged(2, 64);
+      QuantizeProblem problem = ragged(4, 64);
       problem.norm = norm;
       EmulatedQuantize x(problem);
       x.at(0, 7, 1, 3) = bad;
@@ -130,7 +134,7 @@ TEST(QuantizeSm90a, BadValuesReachTheScalesOfTheirGroupsOnly) {
 }
 
 TEST(QuantizeSm90a, TinyAndHugeGroupsAreDividedExactly) {
-  QuantizeProblem problem = ragged(2, 64);
+  QuantizeProblem problem = ragged(4, 64);  // of which two heads are changed
   problem.norm = problem.turn = false;
   for (const int power : {-130, -110, -70, 60, 100, 120}) {
     SCOPED_TRACE(join("power ", power));
@@ -148,18 +152,28 @@ TEST(QuantizeSm90a, TinyAndHugeGroupsAreDividedExactly) {
 // x is BF16, so is the magnitude of its group: all scales and all elements there are, up to powers of two.
 TEST(Quotient, HasTheCodeOfTheDivisionForAllBf16) {
   for (uint32_t top = 0x3f80; top < 0x4000; ++top) {
-    const Factor by = factor_of(top << 16);
-    ASSERT_EQ(by.scale, numeric::scale_from_absmax(numeric::f32_from_bf16(static_cast<uint16_t>(top))));
-    ASSERT_NE(by.minus_reciprocal, 0.0f);
+    const float scale = scale_of(top << 16);
+    ASSERT_EQ(scale, numeric::scale_from_absmax(numeric::f32_from_bf16(static_cast<uint16_t>(top))));
+    const Divisor by = divisor_of(scale);
+    ASSERT_TRUE(by.plain());
     for (uint32_t bits = 0x3f80 - 24 * 0x80; bits <= top; ++bits) {
       const float x = numeric::f32_from_bf16(static_cast<uint16_t>(bits));
-      ASSERT_EQ(numeric::e4m3_from_f32(quotient(x, by)), numeric::quantize_e4m3(x, by.scale)) << x << " / " << by.scale;
-      ASSERT_EQ(numeric::e4m3_from_f32(quotient(-x, by)), numeric::quantize_e4m3(-x, by.scale));
+      ASSERT_EQ(numeric::e4m3_from_f32(quotient(x, by)), numeric::quantize_e4m3(x, scale)) << x << " / " << scale;
+      ASSERT_EQ(numeric::e4m3_from_f32(quotient(-x, by)), numeric::quantize_e4m3(-x, scale));
     }
   }
 }
 
-// Scales of 24 bits at which a quotient lies beside the middle between two codes: as close as any can.
+TEST(Quotient, NoMagnitudeMakesTheScaleThatItCannotDivideBy) {
+  for (uint32_t mantissa = 1024; mantissa < 2048; ++mantissa)  // the 11 bits of F16
+    for (const float unit : {0x1p-30f, 0x1p-10f, 1.0f, 0x1p20f}) {
+      const float scale = numeric::scale_from_absmax(static_cast<float>(mantissa) * unit);
+      ASSERT_NE(std::bit_cast<uint32_t>(scale) & 0x7fffff, 0x7fffffu) << mantissa;
+    }
+}
+
+// Scales of 24 bits at which a quotient lies beside the middle between two codes: as close as any can. One mantissa of
+// a scale is left out, which quotient() says that no magnitude makes.
 TEST(Quotient, HasTheCodeOfTheDivisionBesideTheMiddlesOfCodes) {
   int64_t beside = 0;
   for (int middle = 16; middle < 32; ++middle)
@@ -168,7 +182,8 @@ TEST(Quotient, HasTheCodeOfTheDivisionBesideTheMiddlesOfCodes) {
         const double target = static_cast<double>(mantissa) / middle;
         const float near = static_cast<float>(target);
         const float scale = std::bit_cast<float>(std::bit_cast<uint32_t>(near) + static_cast<uint32_t>(nudge));
-        const Factor by{scale, -1.0f / scale};
+        if ((std::bit_cast<uint32_t>(scale) & 0x7fffff) == 0x7fffff) continue;
+        const Divisor by = divisor_of(scale);
         const auto x = static_cast<float>(mantissa);
         const float q = x / scale;
         beside += std::abs(q - static_cast<float>(middle)) < 8e-6f;
@@ -185,22 +200,21 @@ TEST(Quotient, DividesWhereAReciprocalWouldNotDo) {
   std::mt19937 random(1);
   for (int i = 0; i < 300000; ++i) {
     const uint32_t magnitude = static_cast<uint32_t>(random()) & 0x7fff0000u;
-    const Factor by = factor_of(magnitude);
+    const float scale = scale_of(magnitude);
     const float top = std::bit_cast<float>(magnitude);
     const float want = numeric::scale_from_absmax(top);
     if (std::isnan(want)) {
-      ASSERT_TRUE(std::isnan(by.scale));
+      ASSERT_TRUE(std::isnan(scale));
     } else {
-      ASSERT_EQ(by.scale, want) << top;
+      ASSERT_EQ(scale, want) << top;
     }
     // Nothing in a group is above its magnitude.
     const auto sign = static_cast<uint16_t>(random() & 0x8000u);
     const float x = numeric::f32_from_bf16(sign | static_cast<uint16_t>(random() % ((magnitude >> 16) + 1)));
-    float q[4] = {x, 0.0f, -0.0f, -x};
-    divide_all(q, by);
     const float elements[4] = {x, 0.0f, -0.0f, -x};
+    const uint32_t codes = codes_of<false>(elements, divisor_of(scale));
     for (int j = 0; j < 4; ++j)
-      ASSERT_EQ(numeric::e4m3_from_f32(q[j]), numeric::quantize_e4m3(elements[j], by.scale)) << x << " / " << by.scale;
+      ASSERT_EQ(codes >> 8 * j & 0xff, numeric::quantize_e4m3(elements[j], scale)) << elements[j] << " / " << scale;
   }
 }
 

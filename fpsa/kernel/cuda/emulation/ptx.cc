@@ -98,6 +98,11 @@ bool any_in_warp(bool condition, Site site) {
   block.begin("any_in_warp", site);
   return block.warp().any(condition, site);
 }
+uint32_t max_in_warp(uint32_t value, Site site) {
+  Block& block = Block::current();
+  block.begin("max_in_warp", site);
+  return block.warp().max(value, site);
+}
 void store_matrix_x4(SharedAddress row, const uint32_t (&values)[4], Site site) {
   if (Block* block = begin("store_matrix_x4", site)) block->warp().store_matrix(row, values, site);
 }
@@ -248,8 +253,12 @@ float subtract(float a, float b) {
 float square_root(float x) {
   return std::sqrt(x);
 }
-float reciprocal(float x) {
-  return 1.0f / x;
+float reciprocal_below(float x) {
+  const float y = 1.0f / x;
+  return std::fma(y, x, -1.0f) > 0.0f ? std::nextafter(y, 0.0f) : y;
+}
+float magnitude(float x) {
+  return std::fabs(x);
 }
 uint32_t max_u16x2(uint32_t a, uint32_t b) {
   return std::max(a & 0xffff, b & 0xffff) | std::max(a >> 16, b >> 16) << 16;

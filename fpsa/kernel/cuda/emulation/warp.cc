@@ -1,5 +1,6 @@
 #include "fpsa/kernel/cuda/emulation/warp.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "fpsa/kernel/cuda/emulation/block.h"
@@ -58,6 +59,16 @@ bool Warp::any(bool condition, Site site) {
            for (Lane& lane : got_)
              lane.address = any;
          }).address != 0;
+}
+
+uint32_t Warp::max(uint32_t value, Site site) {
+  return meet("max_in_warp", {value, {}}, site, [this] {
+           uint32_t largest = 0;
+           for (const Lane& lane : given_)
+             largest = std::max(largest, lane.address);
+           for (Lane& lane : got_)
+             lane.address = largest;
+         }).address;
 }
 
 // In both: lane l names row l % 8 of matrix l / 8, and holds elements 2 (l % 4), 2 (l % 4) + 1 of row l / 4 of each.

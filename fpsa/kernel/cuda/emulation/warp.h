@@ -24,6 +24,7 @@ class Warp {
   bool elect(Site site);
   uint32_t shuffle_xor(uint32_t value, int mask, Site site);
   bool any(bool condition, Site site);
+  uint32_t max(uint32_t value, Site site);
   void store_matrix(uint32_t row, const uint32_t (&values)[4], Site site);
   void load_matrix(uint32_t row, uint32_t (&values)[4], Site site);
   void set_registers(int registers, bool raise, Site site);

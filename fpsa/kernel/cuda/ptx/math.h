@@ -25,6 +25,8 @@ FPSA_PTX(float max_nan(float a, float b), {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
   return y;
 })
+/// |x|: a modifier of an operand where the instruction has one.
+FPSA_PTX(float magnitude(float x), { return fabsf(x); })
 /// One rounding.
 FPSA_PTX(float fused_multiply_add(float a, float b, float c), { return __fmaf_rn(a, b, c); })
 FPSA_PTX(float ceiling(float x), { return ceilf(x); })
@@ -33,7 +35,8 @@ FPSA_PTX(float multiply(float a, float b), { return __fmul_rn(a, b); })
 FPSA_PTX(float add(float a, float b), { return __fadd_rn(a, b); })
 FPSA_PTX(float subtract(float a, float b), { return __fsub_rn(a, b); })
 FPSA_PTX(float square_root(float x), { return __fsqrt_rn(x); })
-FPSA_PTX(float reciprocal(float x), { return __frcp_rn(x); })
+/// 1 / x rounded towards zero.
+FPSA_PTX(float reciprocal_below(float x), { return __frcp_rz(x); })
 /// a / b rounded to nearest.
 FPSA_PTX(float divide(float a, float b), { return __fdiv_rn(a, b); })
 

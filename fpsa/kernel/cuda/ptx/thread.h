@@ -70,6 +70,9 @@ FPSA_PTX(uint32_t shuffle_xor(uint32_t value, int mask FPSA_SITE), {
 /// Whether the condition holds in any thread of the warp.
 FPSA_PTX(bool any_in_warp(bool condition FPSA_SITE), { return __any_sync(0xffffffffu, condition) != 0; })
 
+/// redux.sync: the largest value of the warp, in all its threads.
+FPSA_PTX(uint32_t max_in_warp(uint32_t value FPSA_SITE), { return __reduce_max_sync(0xffffffffu, value); })
+
 /// stmatrix: four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, a
 /// multiple of 16); values[i] of lane l are elements 2 (l % 4), 2 (l % 4) + 1 of row l / 4 of matrix i.
 FPSA_PTX(void store_matrix_x4(SharedAddress row, const uint32_t (&values)[4] FPSA_SITE), {

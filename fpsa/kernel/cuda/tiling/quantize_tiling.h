@@ -10,9 +10,10 @@ namespace fpsa::kernel::cuda {
 
 inline constexpr int kQuantizeStages = 2;      // quads in shared memory: one in work, one on its way
 inline constexpr int kSpanColumns = 256;       // that a warp takes at a time, 8 a thread
-inline constexpr int kMostQuantizeWarps = 10;  // of a block beside the one that brings rows
-inline constexpr int kMostQuantizeThreads = 32 * (kMostQuantizeWarps + 1);
-inline constexpr int64_t kMostQuantizeWidth = 10944;  // heads x dim: so that two stages and the weights fit
+inline constexpr int kMostQuantizeWarps = 10;  // of a block that compute
+inline constexpr int kOtherQuantizeWarps = 2;  // that bring rows and make them ready
+inline constexpr int kMostQuantizeThreads = 32 * (kMostQuantizeWarps + kOtherQuantizeWarps);
+inline constexpr int64_t kMostQuantizeWidth = 10880;  // heads x dim: so that two stages and the weights fit
 
 /// Warps that compute: as few as make the spans of a row as short as ten would; a row of 5120 is 20 spans, two for each
 /// of ten warps, and one of 1536 is six, one for each of six.
@@ -25,22 +26,25 @@ FPSA_BOTH int quantize_warps(int width) {
 /// Where things lie in shared memory, in bytes. Of each stage: rows, turns, what a quad is, its factors.
 struct QuantizeMap {
   uint32_t weights = 0, rows = 0, turns = 0, quads = 0, factors = 0, barriers = 0, bytes = 0;
-  uint32_t row_bytes = 0, turn_bytes = 0, stage_bytes = 0;
+  uint32_t row_bytes = 0, row_pitch = 0, turn_bytes = 0, stage_bytes = 0;
 };
-inline constexpr uint32_t kQuadWords = 16;  // of Quad in the kernel
+inline constexpr uint32_t kQuadWords = 16;           // of Quad in the kernel
+inline constexpr uint32_t kFactorBytes = 8 * kQuad;  // of a head: what divides by each row's scale
+inline constexpr uint32_t kQuantizeBarriers = 3;     // of a stage
 
 FPSA_BOTH QuantizeMap quantize_map(int heads, int dim, bool norm, bool turn) {
   const auto width = static_cast<uint32_t>(heads * dim);
   QuantizeMap map;
   map.row_bytes = 2 * width;
+  map.row_pitch = map.row_bytes + 64;  // rows of whole 128 bytes would begin at the same banks, and are summed together
   map.turn_bytes = turn ? 4 * static_cast<uint32_t>(dim) : 0;
-  map.turns = kQuad * map.row_bytes;
+  map.turns = kQuad * map.row_pitch;
   map.quads = map.turns + kQuad * map.turn_bytes;
-  map.factors = map.quads + 4 * kQuadWords;  // by head and row: the scale and what divides by it
-  map.stage_bytes = (map.factors + 8 * kQuad * static_cast<uint32_t>(heads) + 127) / 128 * 128;
+  map.factors = map.quads + 4 * kQuadWords;
+  map.stage_bytes = (map.factors + kFactorBytes * static_cast<uint32_t>(heads) + 127) / 128 * 128;
   map.weights = kQuantizeStages * map.stage_bytes;
   map.barriers = map.weights + (norm ? 4 * width : 0);
-  map.bytes = map.barriers + 8 * 2 * kQuantizeStages;
+  map.bytes = map.barriers + 8 * kQuantizeBarriers * kQuantizeStages;
   return map;
 }
 
