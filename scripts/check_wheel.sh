@@ -12,6 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 torch=${1:-}
+source=$PWD
 work=$(mktemp -d)
 place=$(realpath -m "${FPSA_CHECK_ENV:-out/torch-$torch}")
 cleanup() {
@@ -23,7 +24,7 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 
 # Behind an environment's own packages those of .venv: torch, or, where it has one, the tests' alone.
 lend() {
-  .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+  "$source"/.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages_of_the_project.pth"
 }
 
@@ -42,7 +43,6 @@ else
   pip install -q "$@" .
 fi
 
-source=$PWD
 cd "$work"
 "$python" -m fpsattention
 "$python" - <<'PYTHON'
