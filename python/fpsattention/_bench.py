@@ -40,6 +40,8 @@ def bench(*, quick: bool = True, arguments: Sequence[str] = (), path: str | os.P
     Returns: what ``--json`` writes: machine, kernels, cases with median, spread and ratio.
 
     Errors: FileNotFoundError without the program; RuntimeError with what it printed when it failed.
+
+    Source: fpsa/app/bench_attention.h.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "bench.json"

@@ -305,7 +305,12 @@ def apply(target: Any, schedule: Schedule | str | os.PathLike[str] | None = None
 
 
 def explain(target: Any) -> str:
-    """What ran in a pipeline or transformer that apply() was called on, a line for each step and run of layers."""
+    """What ran in a pipeline or transformer that apply() was called on, a line for each step and run of layers.
+
+    Errors: ValueError where apply() was not called; TypeError for another target.
+
+    Source: accel::explain_scheduled, by :meth:`Applied.explain`.
+    """
     applied = getattr(_transformers_of(target)[0], "_fpsattention", None)
     if applied is None:
         raise ValueError("target: expected a model that fpsattention.apply was called on")
