@@ -6,7 +6,6 @@ It trains on noise-like stand-ins for encoded videos; put your own latents and p
 """
 
 import argparse
-import gc
 import os
 
 import torch
@@ -61,6 +60,4 @@ if options.output:
         trained.load_state_dict(state)
         trained.save_pretrained(options.output)
         fpsattention.attach_schedule(options.output, applied.schedule)  # the checkpoint brings it from now on
-del model, optimizer, applied, velocity, loss  # a group that they hold would keep its threads beyond the interpreter's end
-gc.collect()
 dist.destroy_process_group()

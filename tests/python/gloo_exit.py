@@ -8,9 +8,8 @@ which unwinds through a destructor: "terminate called without an active exceptio
 take_gil > PyThread_exit_thread > pthread_exit > std::terminate, called by ConcretePyInterpreterVTable::decref,
 ~AsyncAllgatherWork, ProcessGroupGloo::runLoop. The same is reported as issue 190489 of pytorch/pytorch.
 
-destroy_process_group() ends those threads only if nothing holds the group any more; a model under DDP or FSDP2 does. So
-"held" aborts now and then (here: of 6 processes 1, with what follows done to the order of threads), and "released" does
-not. What trains with Gloo and this package (tests, examples/python/finetune.py) therefore ends as "released" does.
+destroy_process_group() ends those threads only if nothing holds the group any more; a model under DDP does. So "held" aborts
+now and then (of 12 processes 1, with what follows done to the order of threads), and "released" leaves no thread to abort.
 """
 
 import collections
