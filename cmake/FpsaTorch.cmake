@@ -10,15 +10,17 @@ set(FPSA_TORCH_DIR "" CACHE PATH "Folder of the torch package (holds include/ an
 
 if(NOT FPSA_TORCH_DIR)
   set(pythons ${CMAKE_SOURCE_DIR}/.venv/bin/python python3)
+  set(remember CACHE PATH "Folder of the torch package" FORCE)
   if(SKBUILD)
     set(pythons ${Python_EXECUTABLE})
+    set(remember)  # the same build folder may serve another environment next time
   endif()
   foreach(python ${pythons})
     execute_process(
       COMMAND ${python} -I -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
       OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE status)
     if(status EQUAL 0 AND EXISTS ${found}/lib/libtorch_cpu.so)
-      set(FPSA_TORCH_DIR ${found} CACHE PATH "Folder of the torch package" FORCE)
+      set(FPSA_TORCH_DIR ${found} ${remember})
       break()
     endif()
   endforeach()

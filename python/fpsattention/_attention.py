@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -13,6 +13,26 @@ from ._schedule import Schedule
 
 _LAYOUTS = ("BHLD", "BLHD")
 
+
+# What comes back depends on return_lse, and a type checker knows.
+@overload
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grid: Sequence[int] | None = ..., pattern: Pattern | None = ...,
+    schedule: Schedule | None = ..., step: int | None = ..., steps: int | None = ..., layer: int = ..., quant: str = ...,
+    granularity: Sequence[int] | None = ..., scale: float | None = ..., layout: str = ..., return_lse: Literal[False] = ...,
+) -> torch.Tensor: ...
+@overload
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grid: Sequence[int] | None = ..., pattern: Pattern | None = ...,
+    schedule: Schedule | None = ..., step: int | None = ..., steps: int | None = ..., layer: int = ..., quant: str = ...,
+    granularity: Sequence[int] | None = ..., scale: float | None = ..., layout: str = ..., return_lse: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grid: Sequence[int] | None = ..., pattern: Pattern | None = ...,
+    schedule: Schedule | None = ..., step: int | None = ..., steps: int | None = ..., layer: int = ..., quant: str = ...,
+    granularity: Sequence[int] | None = ..., scale: float | None = ..., layout: str = ..., return_lse: bool,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]: ...
 
 def attention(
     q: torch.Tensor,
@@ -92,7 +112,7 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-def _integer(value: Any, name: str) -> int:
+def _integer(value: Any, name: str) -> Any:
     """Numbers that a compiler follows pass as they are. Errors: TypeError."""
     if torch.compiler.is_compiling() or isinstance(value, torch.SymInt):
         return value

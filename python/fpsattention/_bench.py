@@ -40,6 +40,8 @@ def bench(*, quick: bool = True, arguments: Sequence[str] = (), path: str | os.P
     Returns: what ``--json`` writes: machine, kernels, cases with median, spread and ratio.
 
     Errors: FileNotFoundError without the program; RuntimeError with what it printed when it failed.
+
+    Source: fpsa/app/bench_attention.h.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "bench.json"
@@ -47,4 +49,5 @@ def bench(*, quick: bool = True, arguments: Sequence[str] = (), path: str | os.P
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()}")
-        return json.loads(report.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        return found

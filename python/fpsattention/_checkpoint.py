@@ -23,9 +23,12 @@ def _header(path: pathlib.Path, file: BinaryIO) -> dict[str, Any]:
     if not 2 <= length <= _MAX_HEADER_BYTES:
         raise ValueError(f"{path}: expected a safetensors file, got a header of {length} bytes")
     try:
-        return json.loads(file.read(length))
+        found = json.loads(file.read(length))
     except ValueError as error:
         raise ValueError(f"{path}: expected a safetensors file, got a header that is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a safetensors file, got a header that is no JSON object")
+    return found
 
 
 def _metadata(path: pathlib.Path) -> dict[str, str]:

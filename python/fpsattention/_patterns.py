@@ -64,7 +64,15 @@ class Pattern:
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Pattern):
-    """Every query sees every key. The tile is that of the scales, where attention is quantised."""
+    """Every query sees every key.
+
+    Args:
+        tile: (t, y, x) in tokens: the group that shares a scale, where attention is quantised.
+
+    Errors: ValueError for an extent below 1; TypeError for what is no triple.
+
+    Source: pattern::dense.
+    """
 
     tile: Triple = (6, 8, 8)
 
@@ -103,7 +111,15 @@ class SlidingTile(Pattern):
 
 @dataclasses.dataclass(frozen=True)
 class Radial(Pattern):
-    """A neighbourhood that shrinks with the distance in time. Source: pattern::radial; arXiv 2506.19852."""
+    """A neighbourhood that shrinks with the distance in time.
+
+    Args:
+        tile: (t, y, x) in tokens.
+
+    Errors: ValueError for an extent below 1; TypeError for what is no triple.
+
+    Source: pattern::radial; Radial Attention, arXiv 2506.19852.
+    """
 
     tile: Triple = (6, 8, 8)
 
@@ -121,6 +137,8 @@ class Radial(Pattern):
         Args:
             decay: factor on the band, in (0, 1].
             min_band: tokens; bands never get narrower.
+
+        Errors: ValueError for a decay outside (0, 1] or a min_band below 1.
         """
         return BlockMask(*_native.make_pattern("radial", grid, tile, "all", decay, min_band), tile=tile)
 
@@ -138,6 +156,8 @@ class BlockMask(Pattern):
     Make one with :meth:`from_matrix`, or from CSR lists: ``row_begin`` [masks * tiles + 1] and ``col``, the visible key
     tiles of each query tile, ascending. A row may be empty: its output is 0 and its lse -inf.
 
+    Errors: TypeError for what are no integers; ValueError, when attention meets it, for lists that do not fit the grid.
+
     Source: pattern::BlockMask.
     """
 
@@ -149,7 +169,10 @@ class BlockMask(Pattern):
 
     @classmethod
     def from_matrix(cls, visible: torch.Tensor, *, tile: Triple) -> BlockMask:
-        """From a bool tensor [tiles, tiles], or [heads, tiles, tiles], True = visible; tiles in raster order."""
+        """From a bool tensor [tiles, tiles], or [heads, tiles, tiles], True = visible; tiles in raster order.
+
+        Errors: TypeError for another dtype, ValueError for another shape.
+        """
         return cls(*_native.mask_from_matrix(visible), tile=tile)
 
     def mask(self, grid: Triple) -> BlockMask:

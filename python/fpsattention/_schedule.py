@@ -42,13 +42,13 @@ class Schedule:
         self._set(_native.Schedule(list(phases), tile=tile, shift=shift, feed_forward=feed_forward,
                                    overrides=list(overrides)))
 
-    def _set(self, native: Any) -> None:
+    def _set(self, native: _native.Schedule) -> None:
         self._native = native
         self.text: str = native.to_toml()
         self._untils = tuple(phase.until for phase in native.phases)
 
     @classmethod
-    def _of(cls, native: Any) -> Schedule:
+    def _of(cls, native: _native.Schedule) -> Schedule:
         schedule = cls.__new__(cls)
         schedule._set(native)
         return schedule

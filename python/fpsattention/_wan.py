@@ -283,8 +283,9 @@ def apply(target: Any, schedule: Schedule | str | os.PathLike[str] | None = None
 
     Norm and rotation of queries and keys stay those of diffusers, in training and inference, which so have the same
     bits; ``fpsa generate`` makes them and the codes in one pass. With ``feed_forward = "e4m3"`` in the schedule the two
-    linear layers after attention multiply E4M3 codes too. Call it on the module itself, before torch.compile, DDP or
-    PEFT wrap it.
+    linear layers after attention multiply E4M3 codes too. Call it on the module itself, before torch.compile, DDP, FSDP2
+    or PEFT wrap it. A mixed-precision policy of FSDP2 rounds the timestep to bfloat16 before the model sees it, unless
+    cast_forward_inputs is False: a level beside the border of two phases may then fall on its other side.
 
     Threads: one forward of a transformer at a time.
 
@@ -304,7 +305,12 @@ def apply(target: Any, schedule: Schedule | str | os.PathLike[str] | None = None
 
 
 def explain(target: Any) -> str:
-    """What ran in a pipeline or transformer that apply() was called on, a line for each step and run of layers."""
+    """What ran in a pipeline or transformer that apply() was called on, a line for each step and run of layers.
+
+    Errors: ValueError where apply() was not called; TypeError for another target.
+
+    Source: accel::explain_scheduled, by :meth:`Applied.explain`.
+    """
     applied = getattr(_transformers_of(target)[0], "_fpsattention", None)
     if applied is None:
         raise ValueError("target: expected a model that fpsattention.apply was called on")

@@ -1,9 +1,11 @@
-"""The stubs say what the extension module has: names, and the arguments of its functions."""
+"""The stubs say what the extension module has: names, and the arguments of its functions; and type checkers understand them."""
 
 import ast
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,14 @@ def test_arguments_are_those_of_the_module(path, node):
 def test_what_is_public_is_documented(name):
     thing = getattr(fpsa, name)
     assert inspect.getdoc(thing) and len(inspect.getdoc(thing)) > 30
+
+
+def test_mypy_types_a_program_and_finds_its_mistakes(tmp_path):
+    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\nfollow_imports = silent\n" + "".join(
+        f"[mypy-{other}.*]\nfollow_imports = skip\n" for other in ("torch", "diffusers", "huggingface_hub")))
+    sample = pathlib.Path(__file__).with_name("typed_sample.py")
+    done = subprocess.run([sys.executable, "-m", "mypy", "--config-file", tmp_path / "mypy.ini", "--cache-dir", tmp_path / "cache", sample],
+                          env={"MYPYPATH": str(pathlib.Path(fpsa.__file__).parents[1])}, capture_output=True, text=True, timeout=600)
+    wrong = {number for number, line in enumerate(sample.read_text().splitlines(), 1) if "# wrong" in line}
+    found = {int(number) for number in re.findall(r"typed_sample\.py:(\d+): error", done.stdout)}
+    assert len(wrong) == 2 and found == wrong, done.stdout + done.stderr

@@ -1,8 +1,4 @@
-"""apply() in training loops: phases by noise level, gradient checkpointing, adapters of PEFT, accelerate."""
-
-import os
-import subprocess
-import sys
+"""apply() in training loops: phases by noise level, gradient checkpointing, adapters of PEFT."""
 
 import pytest
 import torch
@@ -131,55 +127,3 @@ def test_an_e4m3_feed_forward_over_adapters_is_refused_and_nothing_is_left_behin
         fpsa.apply(model, schedule)
     assert [block.attn1.processor for block in model.blocks] == processors and not model._forward_pre_hooks
     assert "_fpsattention" not in model.__dict__
-
-
-ACCELERATED = """
-import os
-
-import torch
-from accelerate import Accelerator
-import fpsattention as fpsa
-from wan_models import TILE, inputs, transformer
-
-accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)
-model = transformer()
-model.enable_gradient_checkpointing()
-schedule = fpsa.Schedule([fpsa.Phase(0.5, TILE, (1, 1, 1), "e4m3"), fpsa.Phase(1.0, TILE, "all", "none")], tile=TILE,
-                         feed_forward="e4m3")
-applied = fpsa.apply(model, schedule)
-start = [parameter.detach().clone() for parameter in model.parameters()]
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-model, optimizer = accelerator.prepare(model, optimizer)
-torch.manual_seed(accelerator.process_index)
-for _ in range(4):
-    with accelerator.accumulate(model):
-        loss = model(**inputs(2, torch.tensor([950.0, 300.0]))).sample.float().square().mean()
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-plain = accelerator.unwrap_model(model)
-moved = sum(not torch.equal(one, other) for one, other in zip(plain.parameters(), start))
-total = torch.stack([parameter.detach().double().sum() for parameter in plain.parameters()]).sum()
-alike = accelerator.gather(total.view(1))
-assert accelerator.num_processes == 2 and (alike == alike[0]).all(), alike
-assert moved > len(start) * 3 // 4 and torch.isfinite(loss), (moved, len(start), loss)
-kernels = {entry["kernel"] for entry in applied.explain()}
-assert any("e4m3" in kernel for kernel in kernels) and any("bf16" in kernel for kernel in kernels), kernels
-assert not any("f32" in kernel.split("_") for kernel in kernels), kernels
-applied.remove()
-accelerator.print("trained", moved, flush=True)
-accelerator.wait_for_everyone()
-accelerator.end_training()
-os._exit(0)  # Gloo's threads may still run while a process ends, which then aborts now and then
-"""
-
-
-def test_accelerate_trains_two_processes_in_mixed_precision(environment, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(ACCELERATED)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
-                          env=dict(environment, PYTHONPATH=os.pathsep.join(
-                              [environment["PYTHONPATH"], os.path.dirname(os.path.abspath(__file__))])),
-                          cwd=tmp_path, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "trained" in done.stdout
