@@ -192,6 +192,7 @@ struct Preparer {
       ptx::store_shared(stage.field(12 + lane), ptx::load_shared_by_blocks(reinterpret_cast<const uint32_t*>(
                                                     p.inverse_rms + int64_t{batch} * p.slots + slot + lane)));
     const auto groups = ptx::load_shared<ptx::Words4>(stage.field(4));
+    bool special = false;  // a scale that the short loop cannot divide by
     for (int head = lane; head < p.heads; head += 32) {
       uint32_t magnitude[kQuad];
       FPSA_UNROLL
@@ -206,8 +207,7 @@ struct Preparer {
         if (row == 0 || magnitude[row] != magnitude[row - 1]) {
           scale = scale_of(magnitude[row]);
           by = divisor_of(scale);
-          // Whoever finds such a scale writes the same: not a quad for the short loop.
-          if (!by.plain()) ptx::store_shared(stage.field(2), int32_t{0});
+          special |= !by.plain();
         }
         scales.at[row] = scale;
         pairs[row / 2].at[row % 2 * 2] = by.high;
@@ -218,17 +218,19 @@ struct Preparer {
       ptx::store_shared(to + 16, pairs[1]);
       *reinterpret_cast<ptx::Floats4*>(p.scale + (int64_t{batch} * p.heads + head) * p.slots + slot) = scales;
     }
+    if (ptx::any_in_warp(special) && lane == 0) ptx::store_shared(stage.field(2), int32_t{0});
   }
 
   FPSA_DEVICE void run() const {
     for (int number = 0;; ++number) {
       const Stage stage = stage_at(memory, map, number);
       ptx::mbarrier_wait(stage.landed, phase_of(number));
-      const auto quad = ptx::load_shared<ptx::Words4>(stage.quad);
+      // Not the word after them, which divisors() may write.
+      const auto quad = ptx::load_shared<ptx::Words2>(stage.quad);
       const auto task = static_cast<int32_t>(quad.at[0]), batch = static_cast<int32_t>(quad.at[1]);
       if (task < 0) return;
       if (task_has_codes(task))
-        divisors(stage, batch, task_quad(task) * kQuad, static_cast<int32_t>(quad.at[3]));
+        divisors(stage, batch, task_quad(task) * kQuad, ptx::load_shared<int32_t>(stage.field(3)));
       else if (kNorm)
         norms(stage, batch, task_quad(task) * kQuad);
       ptx::sync_warp();

@@ -76,12 +76,11 @@ TEST_F(QuantizeMutations, EveryDroppedBarrierAndFenceIsNoticed) {
             12);
 }
 
-// Whatever the bits are: a store of one warp that another one reads. Where one barrier is dropped, every seed ends before
-// that, with a read of what nothing has written yet.
-TEST_F(QuantizeMutations, ADroppedBarrierOfTheWarpsThatComputeLeavesAccessesUnordered) {
+// Whatever the bits are: what a warp makes ready for others stands unordered where that warp does not meet first.
+TEST_F(QuantizeMutations, ADroppedMeetingOfTheWarpThatMakesReadyLeavesAccessesUnordered) {
   int count = 0, unordered = 0;
   for (const Call& call : report_.calls) {
-    if (call.function != "barrier_sync") continue;
+    if (call.function != "sync_warp") continue;
     ++count;
     bool found = false;
     for (uint64_t seed = 1; seed <= 12 && !found; ++seed) {
