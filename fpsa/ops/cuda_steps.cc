@@ -141,6 +141,7 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.entries = plan_->at<int32_t>(image.entries);
   launch.row_of_slot = plan_->row_of_slot();
   launch.item_count = image.item_count;
+  launch.paired = image.paired;
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = launch.key_segments = image.segments;

@@ -17,6 +17,7 @@ struct AttentionFwdLaunch {
   const WorkItem* items = nullptr;
   const int32_t *entries = nullptr, *row_of_slot = nullptr;
   int64_t item_count = 0, batch = 0, heads = 0, query_segments = 0, key_segments = 0, queries = 0, dim = 0;
+  int64_t paired = 0;  // WorkList::paired; choose_cluster() says what becomes of it
   bool shared_mask = true, column_scales = false, exact = false;
   float softmax_scale = 1.0f;
   void* out = nullptr;

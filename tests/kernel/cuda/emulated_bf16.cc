@@ -14,13 +14,23 @@
 namespace fpsa::kernel::cuda::testing_support {
 namespace {
 
-template <int kDim>
-emulation::Report run_dim(const AttentionParams& params, int blocks, const emulation::Options& options) {
-  constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim);
+template <int kDim, int kCluster>
+emulation::Report run_tiling(const AttentionParams& params, int blocks, const emulation::Options& options) {
+  constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim, kCluster);
   constexpr SharedMap kMap = shared_map(kTiling);
-  return emulation::run(
-      {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_fwd_bf16_sm90a<kTiling>(params); });
+  return emulation::run({.blocks = blocks,
+                         .threads = kThreads,
+                         .registers = kRegistersAtStart,
+                         .shared_bytes = kMap.bytes,
+                         .cluster = kCluster},
+                        options, [&] { attention_fwd_bf16_sm90a<kTiling>(params); });
+}
+
+template <int kDim>
+emulation::Report run_dim(const AttentionParams& params, const EmulatedBf16::RunOptions& run,
+                          const emulation::Options& options) {
+  return run.cluster == 2 ? run_tiling<kDim, 2>(params, run.blocks, options)
+                          : run_tiling<kDim, 1>(params, run.blocks, options);
 }
 
 }  // namespace
@@ -104,6 +114,7 @@ EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Op
   params.entries = work_.entries.data();
   params.row_of_slot = row_of_slot_.data();
   params.item_count = static_cast<int32_t>(work_.items.size());
+  params.paired = static_cast<int32_t>(work_.paired);
   params.batch = static_cast<int32_t>(problem_.batch);
   params.heads = static_cast<int32_t>(heads);
   params.query_segments = params.key_segments = static_cast<int32_t>(segments);
@@ -113,8 +124,7 @@ EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Op
   params.out = {out.start(), run.type, rows * heads * out.pitch(), out.pitch(), heads * out.pitch()};
   params.lse = result.lse.data();
   params.row_max = result.row_max.data();
-  const emulation::Report made =
-      dim == 128 ? run_dim<128>(params, run.blocks, options) : run_dim<64>(params, run.blocks, options);
+  const emulation::Report made = dim == 128 ? run_dim<128>(params, run, options) : run_dim<64>(params, run, options);
   if (report) *report = made;
   const std::vector<float> by_row = out.take();
   result.out.resize(by_row.size());

@@ -17,6 +17,7 @@ void Barriers::init(uint32_t address, uint32_t arrivals, Site site) {
   barrier.arrivals = barrier.pending = arrivals;
   barrier.owner = block_.self();
   barrier.made_at = named_[0].generation;
+  barrier.made_at_of_cluster = block_.cluster().generation();
 }
 
 void Barriers::fence_init() {
@@ -24,14 +25,26 @@ void Barriers::fence_init() {
     if (barrier.owner == block_.self()) barrier.fenced = true;
 }
 
-Barriers::Mbarrier& Barriers::find(uint32_t address, Site site) {
+Barriers::Mbarrier& Barriers::find(const Block& from, uint32_t address, Site site) {
+  const bool own = &from == &block_;
   const auto found = mbarriers_.find(address);
-  if (found == mbarriers_.end()) block_.fail(site, "there is no mbarrier at shared address ", address);
+  if (found == mbarriers_.end()) from.fail(site, "there is no mbarrier at shared address ", address);
   Mbarrier& barrier = found->second;
-  if (barrier.owner != block_.self() && named_[0].generation == barrier.made_at)
-    block_.fail(site, "mbarrier at ", address, ", which thread ", barrier.owner,
-                " made, is used without a barrier of the block in between");
+  if (own && barrier.owner == block_.self()) return barrier;
+  const bool met = barrier.made_at_of_cluster != block_.cluster().generation();
+  if (!met && !(own && named_[0].generation != barrier.made_at))
+    from.fail(site, "mbarrier at ", address, ", which thread ", barrier.owner, own ? "" : " of another block",
+              " made, is used without a barrier of the ", own ? "block" : "cluster", " in between");
+  if (!own && !barrier.fenced)
+    from.fail(site, "mbarrier at ", address, " of another block, made by thread ", barrier.owner,
+              " without fence.mbarrier_init since");
   return barrier;
+}
+
+void Barriers::check_bytes(const Mbarrier& barrier, uint32_t address, const Block& from, int thread, Site site) const {
+  if (barrier.bytes < 0 && (barrier.pending == 0 || &from == &block_))
+    from.fail_for(thread, site, "barrier ", address, " got ", -barrier.bytes, " bytes more than phase ", barrier.phase,
+                  " expects");
 }
 
 void Barriers::end_phase_if_complete(uint32_t address, Mbarrier& barrier) {
@@ -44,19 +57,20 @@ void Barriers::end_phase_if_complete(uint32_t address, Mbarrier& barrier) {
   block_.notify(&barrier);
 }
 
-void Barriers::arrive(uint32_t address, uint32_t expect_bytes, Site site) {
-  Mbarrier& barrier = find(address, site);
+void Barriers::arrive_from(const Block& from, uint32_t address, uint32_t expect_bytes, Site site) {
+  Mbarrier& barrier = find(from, address, site);
   if (barrier.pending == 0)
-    block_.fail(site, "arrival ", barrier.arrivals + 1, " at barrier ", address, ", whose phase ", barrier.phase,
-                " has ", barrier.arrivals);
+    from.fail(site, "arrival ", barrier.arrivals + 1, " at barrier ", address, ", whose phase ", barrier.phase, " has ",
+              barrier.arrivals);
   barrier.bytes += expect_bytes;
   --barrier.pending;
+  if (barrier.pending == 0) check_bytes(barrier, address, from, from.self(), site);
   end_phase_if_complete(address, barrier);
 }
 
 void Barriers::wait(uint32_t address, uint32_t parity, Site site) {
   if (parity > 1) block_.fail(site, "parity ", parity, " for barrier ", address, ": expected 0 or 1");
-  Mbarrier& barrier = find(address, site);
+  Mbarrier& barrier = find(block_, address, site);
   const auto thread = static_cast<size_t>(block_.self());
   auto& last = last_wait_[thread];
   const auto before = last.find(address);
@@ -69,20 +83,18 @@ void Barriers::wait(uint32_t address, uint32_t parity, Site site) {
   observed_[thread][address] = barrier.phase;
 }
 
-void Barriers::expect_landing(uint32_t address, uint32_t to, uint32_t bytes, Site site) {
-  Mbarrier& barrier = find(address, site);
+void Barriers::expect_landing(const Block& from, uint32_t address, uint32_t to, uint32_t bytes, Site site) {
+  Mbarrier& barrier = find(from, address, site);
   if (!barrier.fenced)
-    block_.fail(site, "a copy uses barrier ", address, ", made by thread ", barrier.owner,
-                " without fence.mbarrier_init since");
+    from.fail(site, "a copy uses barrier ", address, ", made by thread ", barrier.owner,
+              " without fence.mbarrier_init since");
   barrier.landings.emplace_back(to, bytes);
 }
 
-void Barriers::complete_bytes(uint32_t address, uint32_t bytes, int thread, Site site) {
+void Barriers::complete_bytes(const Block& from, uint32_t address, uint32_t bytes, int thread, Site site) {
   Mbarrier& barrier = mbarriers_.at(address);
   barrier.bytes -= bytes;
-  if (barrier.bytes < 0)
-    block_.fail_for(thread, site, "barrier ", address, " got ", -barrier.bytes, " bytes more than phase ",
-                    barrier.phase, " expects");
+  check_bytes(barrier, address, from, thread, site);
   end_phase_if_complete(address, barrier);
 }
 
