@@ -12,6 +12,7 @@
 
 #include "fpsa/app/failure.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/study_stats.h"
 #include "fpsa/base/check.h"
 
 namespace fpsa::app::bench {
@@ -47,12 +48,6 @@ double process_seconds() {
     return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
   };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 int samples_for(double seconds, int most) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "fpsa/app/interrupt.h"
 #include "fpsa/app/machine.h"
 #include "fpsa/app/outputs.h"
+#include "fpsa/app/study_stats.h"
 #include "fpsa/app/train_objective.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/base/check.h"
@@ -80,9 +80,7 @@ struct Runner {
     std::vector<double> values;
     for (const StepTime& time : times)
       values.push_back(part(time));
-    std::sort(values.begin(), values.end());
-    const size_t n = values.size();
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+    return app::median(std::move(values));
   }
   double seconds() const { return median([](const StepTime& t) { return t.total(); }); }
   double cpu() const { return median([](const StepTime& t) { return t.cpu; }); }
@@ -148,12 +146,9 @@ void run_train_bench(const TrainBenchOptions& options) {
       runner.step(step, stage.micro_batches, /*counts=*/step > 0);
     }
 
-  const auto machine = describe_machine();
   const int64_t tokens = train::grid_of(stage).volume();
-  const std::string threads_text = join(at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads");
-  std::printf("training step, forward and backward: %ldx%ldx%ld, %ld tokens, %ld x %ld clips, %s, %s, %s, %s\n",
-              stage.frames, stage.height, stage.width, tokens, stage.micro_batches, stage.batch,
-              processor_name().c_str(), machine.at("isa").get<std::string>().c_str(), threads_text.c_str(),
+  std::printf("training step, forward and backward: %ldx%ldx%ld, %ld tokens, %ld x %ld clips, %s, %s\n", stage.frames,
+              stage.height, stage.width, tokens, stage.micro_batches, stage.batch, machine_line().c_str(),
               ops::fast_compute_dtype() == at::kBFloat16 ? "bf16" : "f32");
   std::printf("  medians of %ld steps in turns, seconds\n  %-6s %7s  %8s  %8s  %8s  %8s\n", options.steps, "", "density",
               "step", "forward", "backward", "cpu");
@@ -164,7 +159,7 @@ void run_train_bench(const TrainBenchOptions& options) {
     cases.push_back(runner.to_json());
     others = std::max(others, runner.median([](const StepTime& t) { return t.others; }));
   }
-  nlohmann::json report = {{"machine", machine},         {"threads", at::get_num_threads()},
+  nlohmann::json report = {{"machine", describe_machine()}, {"threads", at::get_num_threads()},
                            {"recipe", recipe.text},      {"stage", options.stage},
                            {"tokens", tokens},           {"gradient_checkpointing", recipe.gradient_checkpointing},
                            {"cases", cases},             {"peak_rss_bytes", peak_resident_bytes()}};

@@ -83,6 +83,16 @@ std::string processor_name() {
   return "unknown processor";
 }
 
+void use_threads(int64_t threads) {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+}
+
+std::string machine_line() {
+  const int threads = at::get_num_threads();
+  return join(processor_name(), ", ", describe_machine().at("isa").get<std::string>(), ", ", threads,
+              threads == 1 ? " thread" : " threads");
+}
+
 int available_processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);

@@ -24,6 +24,12 @@ std::string processor_name();
 /// Logical processors this process may use.
 int available_processors();
 
+/// Sets torch's threads; 0 leaves what there are.
+void use_threads(int64_t threads);
+
+/// Processor, instruction set and torch's threads, "AMD EPYC, avx2, 2 threads": what figures of time are of.
+std::string machine_line();
+
 /// GPUs that this build of torch can drive; 0 with a CPU build.
 int cuda_device_count();
 

@@ -1,6 +1,5 @@
 #include "fpsa/app/sampling_run.h"
 
-#include <ATen/Parallel.h>
 
 #include <iostream>
 
@@ -26,7 +25,7 @@ void choose_device(const GenerateOptions& options) {
   FPSA_CHECK(options.device != "cuda", "--device: expected cpu or auto, got cuda; ",
              missing.empty() ? "the models of this version run on the CPU" : missing);
   if (options.device == "auto") say("device: cpu (" + (missing.empty() ? "the models run there" : missing) + ")");
-  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
+  use_threads(options.threads);
 }
 
 std::vector<std::string> prompts_of(const GenerateOptions& options) {

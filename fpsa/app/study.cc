@@ -3,7 +3,6 @@
 // made by the same run minutes before, and no clips need to be kept for it.
 #include "fpsa/app/study.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
@@ -84,8 +83,7 @@ class Study {
 };
 
 void Study::run() {
-  machine_ = join(processor_name(), ", ", describe_machine().at("isa").get<std::string>(), ", ", at::get_num_threads(),
-                  at::get_num_threads() == 1 ? " thread" : " threads");
+  machine_ = machine_line();
   prompts_ = study_prompts(options_, sampler_.model(options_.run.model));
   items_ = static_cast<int64_t>(prompts_.texts.size()) * options_.samples;
   choose_arms();

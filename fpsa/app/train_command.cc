@@ -113,8 +113,7 @@ void run_train(const TrainOptions& options) {
   loop.print = [](const std::string& line) { std::cout << line << std::endl; };
   TrainPageWriter page({.out = options.out,
                         .recipe_name = options.recipe.string(),
-                        .machine = join(processor_name(), ", ", describe_machine().at("isa").get<std::string>(), ", ",
-                                        at::get_num_threads(), " threads"),
+                        .machine = machine_line(),
                         .recipe = &recipe,
                         .parameters = parameters});
   loop.observe = [&page](train::RunState state) {

@@ -1,6 +1,5 @@
 #include "fpsa/app/train_finetune.h"
 
-#include <ATen/Parallel.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -9,6 +8,7 @@
 
 #include "fpsa/app/flags.h"
 #include "fpsa/app/interrupt.h"
+#include "fpsa/app/machine.h"
 #include "fpsa/app/model_session.h"
 #include "fpsa/app/usage_error.h"
 #include "fpsa/io/append_file.h"
@@ -93,7 +93,7 @@ struct PrepareOptions {
 
 void run_prepare(const PrepareOptions& options) {
   FPSA_USAGE_CHECK(!options.recipe.empty(), "--recipe: expected a TOML file with a [data] table, got nothing");
-  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
+  use_threads(options.threads);
   install_interrupt_handlers();
   const train::Recipe recipe = train::load_recipe(options.recipe);
   FPSA_USAGE_CHECK(recipe.data, "--recipe: expected a recipe with a [data] table, ", options.recipe.string(),

@@ -1,6 +1,5 @@
 #include "fpsa/app/train_objective.h"
 
-#include <ATen/Parallel.h>
 #include <malloc.h>
 
 #include "fpsa/app/train_finetune.h"
@@ -29,10 +28,6 @@ nn::TensorMap weights_to_start_from(const std::filesystem::path& weights, train:
 void keep_freed_memory() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
-}
-
-void use_threads(int64_t threads) {
-  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
 }
 
 }  // namespace fpsa::app

@@ -26,7 +26,4 @@ nn::TensorMap weights_to_start_from(const std::filesystem::path& weights, train:
 /// system and fault its pages in again; keeping them is worth a third of the step time.
 void keep_freed_memory();
 
-/// Sets torch's threads; 0 leaves all.
-void use_threads(int64_t threads);
-
 }  // namespace fpsa::app

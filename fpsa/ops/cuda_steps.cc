@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "fpsa/kernel/cuda/launch.h"
 #include "fpsa/kernel/cuda/quantize_launch.h"
 #include "fpsa/ops/cuda_stream.h"
 
@@ -30,32 +29,32 @@ bool readable_by_kernels(const at::Tensor& x) {
          reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
 
-CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded)
+CudaSteps::CudaSteps(CudaInputs inputs, bool coded)
     : inputs_(std::move(inputs)),
       coded_(coded),
-      host_plan_(&plan),
       batch_(inputs_.q.size(0)),
       tokens_(inputs_.q.size(1)),
       heads_(inputs_.q.size(2)),
-      dim_(inputs_.q.size(3)) {
+      dim_(inputs_.q.size(3)) {}
+
+CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded) : CudaSteps(std::move(inputs), coded) {
+  host_plan_ = &plan;
   const cuda::DeviceScope current(device());
   plan_ = key_plan_ = plan_on_device(plan, device(), current_cuda_stream(device()));
+  const auto& image = plan_->image;
+  work_ = {plan_->at<cuda::WorkItem>(image.items), plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
+           image.item_count};
   allocate();
 }
 
-CudaSteps::CudaSteps(CudaInputs inputs, const CrossPlan& plan)
-    : inputs_(std::move(inputs)),
-      coded_(false),
-      cross_plan_(&plan),
-      batch_(inputs_.q.size(0)),
-      tokens_(inputs_.q.size(1)),
-      heads_(inputs_.q.size(2)),
-      dim_(inputs_.q.size(3)) {
+CudaSteps::CudaSteps(CudaInputs inputs, const CrossPlan& plan) : CudaSteps(std::move(inputs), /*coded=*/false) {
+  cross_plan_ = &plan;
   const cuda::DeviceScope current(device());
   void* stream = current_cuda_stream(device());
   plan_ = plan_on_device(*plan.queries, device(), stream);
   key_plan_ = plan_on_device(*plan.keys, device(), stream);
   cross_work_ = cross_work_on_device(plan, /*of_keys=*/false, device(), stream);
+  work_ = {cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(), cross_work_->item_count};
   allocate();
 }
 
@@ -166,10 +165,10 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.q_scale = floats(packed_.q_scale);
   launch.k_scale = floats(packed_.k_scale);
   launch.v_scale = floats(packed_.v_scale);
-  launch.items = cross_work_ ? cross_work_->items() : plan_->at<cuda::WorkItem>(image.items);
-  launch.entries = cross_work_ ? cross_work_->entries() : plan_->at<int32_t>(image.entries);
-  launch.row_of_slot = plan_->row_of_slot();
-  launch.item_count = cross_work_ ? cross_work_->item_count : image.item_count;
+  launch.items = work_.items;
+  launch.entries = work_.entries;
+  launch.row_of_slot = work_.row_of_slot;
+  launch.item_count = work_.item_count;
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = image.segments;
@@ -236,11 +235,7 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   launch.lse = floats(saved.lse);
   launch.out = rows(saved.out);
   launch.d_out = rows(d_out);
-  launch.of_queries = cross_work_ ? cuda::DeviceWork{cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(),
-                                                     cross_work_->item_count}
-                                  : cuda::DeviceWork{plan_->at<cuda::WorkItem>(image.items),
-                                                     plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
-                                                     image.item_count};
+  launch.of_queries = work_;
   launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count};
   launch.batch = batch_;
   launch.heads = heads_;

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "fpsa/ops/attention_grad.h"
+#include "fpsa/kernel/cuda/launch.h"
 #include "fpsa/ops/cuda_plan.h"
 
 namespace fpsa::ops {
@@ -60,6 +61,7 @@ class CudaSteps {
   const CudaPacked& packed() const { return packed_; }
 
  private:
+  CudaSteps(CudaInputs inputs, bool coded);
   int device() const { return inputs_.q.device().index(); }
   void allocate();
   std::shared_ptr<const DeviceWorkList> key_work(void* stream) const;
@@ -76,6 +78,7 @@ class CudaSteps {
   int64_t batch_, tokens_, heads_, dim_;   // tokens_: queries
   std::shared_ptr<const DevicePlan> plan_, key_plan_;
   std::shared_ptr<const DeviceWorkList> cross_work_;
+  kernel::cuda::DeviceWork work_;  // of the queries, in plan_ or cross_work_
   CudaPacked packed_;
   at::Tensor scratch_;
 };

@@ -8,6 +8,7 @@
 #include "fpsa/kernel/cuda/device.h"
 #include "fpsa/kernel/cuda/tiling/pack.h"
 #include "fpsa/numeric/bf16.h"
+#include "fpsa/numeric/f16.h"
 
 namespace fpsa::kernel::cuda::testing_support {
 namespace {
@@ -23,14 +24,6 @@ DeviceMemory uploaded(const std::vector<T>& values) {
   return memory;
 }
 
-float f32_from_f16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 0    ? std::ldexp(mantissa, -24)
-                      : exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                       : std::ldexp(1024 + mantissa, exponent - 25);
-  return static_cast<float>(bits & 0x8000 ? -size : size);
-}
-
 float element(const uint8_t* at, DeviceOutType type) {
   if (type == DeviceOutType::kF32) {
     float x;
@@ -39,7 +32,7 @@ float element(const uint8_t* at, DeviceOutType type) {
   }
   uint16_t bits;
   std::memcpy(&bits, at, sizeof bits);
-  return type == DeviceOutType::kBf16 ? numeric::f32_from_bf16(bits) : f32_from_f16(bits);
+  return type == DeviceOutType::kBf16 ? numeric::f32_from_bf16(bits) : numeric::f32_from_f16(bits);
 }
 
 }  // namespace

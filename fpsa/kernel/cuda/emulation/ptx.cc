@@ -14,6 +14,7 @@
 #include "fpsa/kernel/cuda/ptx/wgmma.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/e4m3.h"
+#include "fpsa/numeric/f16.h"
 
 namespace fpsa::kernel::cuda::ptx::inline emulated {
 
@@ -32,19 +33,11 @@ Block* begin(const char* function, Site site) {
 }
 
 void deposit(const Product& product, float* d, const uint32_t* a, Site site) {
-  if (Block* block = begin(product.function, site)) block->warpgroup().deposit(product, d, a, site);
+  if (Block* block = begin(product.function(), site)) block->warpgroup().deposit(product, d, a, site);
 }
 
-uint32_t f16_from_f32(float x) {
-  const uint32_t sign = std::signbit(x) ? 0x8000 : 0;
-  const double size = std::abs(x);
-  if (std::isnan(x)) return 0x7fff;
-  if (size >= 65520) return sign | 0x7c00;
-  if (size == 0) return sign;
-  // Multiples of the last place; a carry moves into the exponent.
-  const int exponent = std::max(std::ilogb(size), -14);
-  return sign + (static_cast<uint32_t>(exponent + 14) << 10) +
-         static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 10 - exponent)));
+Product::Type of_16_bits(Element element) {
+  return element == Element::kF16 ? Product::kF16 : Product::kBf16;
 }
 
 }  // namespace
@@ -199,30 +192,25 @@ void wgmma_wait_groups(int groups, Site site) {
   if (Block* block = begin("wgmma_wait", site)) block->warpgroup().wait(groups, site);
 }
 void wgmma_e4m3(float (&d)[32], uint64_t a, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", Product::kE4m3, 64, accumulate, false, false, a, b}, d, nullptr, site);
+  deposit({Product::kE4m3, 64, accumulate, false, false, a, b}, d, nullptr, site);
 }
 void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", Product::kE4m3, 128, accumulate, false, false, a, b}, d, nullptr, site);
+  deposit({Product::kE4m3, 128, accumulate, false, false, a, b}, d, nullptr, site);
 }
 void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", Product::kE4m3, 64, accumulate, true, false, 0, b}, d, a, site);
+  deposit({Product::kE4m3, 64, accumulate, true, false, 0, b}, d, a, site);
 }
 void wgmma_e4m3(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
-  deposit({"wgmma_e4m3", Product::kE4m3, 128, accumulate, true, false, 0, b}, d, a, site);
+  deposit({Product::kE4m3, 128, accumulate, true, false, 0, b}, d, a, site);
 }
 void wgmma_16bit_issue(Element element, float* d, int columns, Major a_major, uint64_t a, Major b_major, uint64_t b,
                        bool accumulate, Site site) {
-  const bool f16 = element == Element::kF16;
-  deposit({f16 ? "wgmma_f16" : "wgmma_bf16", f16 ? Product::kF16 : Product::kBf16, columns, accumulate, false,
-           b_major == Major::kMn, a, b, a_major == Major::kMn},
-          d, nullptr, site);
+  deposit({of_16_bits(element), columns, accumulate, false, b_major == Major::kMn, a, b, a_major == Major::kMn}, d,
+          nullptr, site);
 }
 void wgmma_16bit_issue(Element element, float* d, int columns, const uint32_t* a, Major b_major, uint64_t b,
                        bool accumulate, Site site) {
-  const bool f16 = element == Element::kF16;
-  deposit({f16 ? "wgmma_f16" : "wgmma_bf16", f16 ? Product::kF16 : Product::kBf16, columns, accumulate, true,
-           b_major == Major::kMn, 0, b},
-          d, a, site);
+  deposit({of_16_bits(element), columns, accumulate, true, b_major == Major::kMn, 0, b}, d, a, site);
 }
 
 float exp2_approx(float x) {
@@ -292,10 +280,10 @@ uint32_t bf16x2(float low, float high) {
   return numeric::bf16_from_f32(low) | static_cast<uint32_t>(numeric::bf16_from_f32(high)) << 16;
 }
 float value_of_f16(uint32_t bits) {
-  return emulation::f32_from_f16(static_cast<uint16_t>(bits));
+  return numeric::f32_from_f16(static_cast<uint16_t>(bits));
 }
 uint32_t f16x2(float low, float high) {
-  return f16_from_f32(low) | static_cast<uint32_t>(f16_from_f32(high)) << 16;
+  return numeric::f16_from_f32(low) | static_cast<uint32_t>(numeric::f16_from_f32(high)) << 16;
 }
 
 }  // namespace fpsa::kernel::cuda::ptx::inline emulated

@@ -8,6 +8,7 @@
 #include "fpsa/kernel/cuda/emulation/block.h"
 #include "fpsa/numeric/bf16.h"
 #include "fpsa/numeric/e4m3.h"
+#include "fpsa/numeric/f16.h"
 
 namespace fpsa::kernel::cuda::emulation {
 namespace {
@@ -43,7 +44,7 @@ double element(Product::Type type, const uint8_t* at) {
   if (type == Product::kE4m3) return numeric::f32_from_e4m3(*at);
   uint16_t bits;
   std::memcpy(&bits, at, 2);
-  return type == Product::kF16 ? f32_from_f16(bits) : numeric::f32_from_bf16(bits);
+  return type == Product::kF16 ? numeric::f32_from_f16(bits) : numeric::f32_from_bf16(bits);
 }
 
 // The sum as a unit that aligns all terms to the largest and cuts off what lies `bits` below it.
@@ -64,14 +65,6 @@ double truncated_sum(double first, const double* terms, int count, int bits) {
 }
 
 }  // namespace
-
-float f32_from_f16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double size = exponent == 0    ? std::ldexp(mantissa, -24)
-                      : exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                       : std::ldexp(1024 + mantissa, exponent - 25);
-  return static_cast<float>(bits & 0x8000 ? -size : size);
-}
 
 size_t Warpgroup::lane() const {
   return static_cast<size_t>(block_->self() % 128);
@@ -95,7 +88,7 @@ void Warpgroup::check_operand(uint64_t bits, int rows, bool along_k, Site site) 
 void Warpgroup::deposit(const Product& product, float* d, const uint32_t* a, Site site) {
   Thread& thread = threads_[lane()];
   if (!thread.fenced)
-    block_->fail(site, product.function, " without wgmma.fence since its registers could last change");
+    block_->fail(site, product.function(), " without wgmma.fence since its registers could last change");
   if (!product.a_in_registers) check_operand(product.a, kRows, product.a_rows_along_k, site);
   check_operand(product.b, product.columns, product.b_rows_along_k, site);
   const uint64_t index = thread.issued++;
@@ -119,11 +112,11 @@ void Warpgroup::deposit(const Product& product, float* d, const uint32_t* a, Sit
       std::ranges::find_if(thread.accumulators, [&](const Accumulator& other) { return other.registers == d; });
   if (found == thread.accumulators.end()) {
     thread.accumulators.push_back({d, std::vector<float>(d, d + registers), index,
-                                   block_->mutated(Mutation::Kind::kSwap, product.function, site)});
+                                   block_->mutated(Mutation::Kind::kSwap, product.function(), site)});
     std::fill_n(reinterpret_cast<uint32_t*>(d), registers, kPoison);
   } else {
     found->last = index;
-    found->swap_pair = found->swap_pair || block_->mutated(Mutation::Kind::kSwap, product.function, site);
+    found->swap_pair = found->swap_pair || block_->mutated(Mutation::Kind::kSwap, product.function(), site);
   }
 }
 

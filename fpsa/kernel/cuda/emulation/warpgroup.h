@@ -13,13 +13,9 @@ namespace fpsa::kernel::cuda::emulation {
 
 class Block;
 
-/// The value of F16 bits, exactly.
-float f32_from_f16(uint16_t bits);
-
 /// One wgmma.mma_async as one thread issues it.
 struct Product {
   enum Type { kE4m3, kBf16, kF16 };
-  const char* function = "";
   Type type = kE4m3;
   int columns = 0;  // of D
   bool accumulate = false;
@@ -27,6 +23,10 @@ struct Product {
   uint64_t a = 0, b = 0;  // descriptors
   bool a_rows_along_k = false;
 
+  /// The function of ptx/wgmma.h.
+  const char* function() const {
+    return type == kE4m3 ? "wgmma_e4m3" : type == kF16 ? "wgmma_f16" : "wgmma_bf16";
+  }
   int element_bytes() const { return type == kE4m3 ? 1 : 2; }
 };
 
