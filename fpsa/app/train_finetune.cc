@@ -22,8 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Progress lines while hours of video are encoded; the first one at once.
-class EncodingProgress {
+// The first line at once, then one in ten seconds.
+class EncodingLines {
  public:
   void operator()(int64_t done, int64_t total, const std::string& file) {
     throw_if_interrupted();
@@ -40,7 +40,7 @@ class EncodingProgress {
 };
 
 train::DataHooks console_hooks() {
-  return {[](const std::string& line) { std::cout << line << std::endl; }, EncodingProgress()};
+  return {[](const std::string& line) { std::cout << line << std::endl; }, encoding_lines()};
 }
 
 void append_metrics(const fs::path& out, const train::DataReport& report) {
@@ -109,6 +109,10 @@ void run_prepare(const PrepareOptions& options) {
 }
 
 }  // namespace
+
+train::EncodingProgress encoding_lines() {
+  return EncodingLines();
+}
 
 std::unique_ptr<train::Objective> make_finetune(const train::Recipe& recipe, const fs::path& model, const fs::path& out,
                                                 const fs::path& latents) {

@@ -5,10 +5,14 @@
 #include <filesystem>
 #include <memory>
 
+#include "fpsa/train/encoding_progress.h"
 #include "fpsa/train/objective.h"
 #include "fpsa/train/recipe.h"
 
 namespace fpsa::app {
+
+/// Progress on stdout while clips are encoded; throws Interrupted after a signal.
+train::EncodingProgress encoding_lines();
 
 /// The objective of a recipe with [data] or [lora]. Prepares the cache first, with progress on stdout; what was found
 /// is printed and appended to OUT/metrics.jsonl.

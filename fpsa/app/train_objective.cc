@@ -16,7 +16,7 @@ std::unique_ptr<train::Objective> make_objective(const train::Recipe& recipe, co
   const auto latents = paths.latents.empty() ? paths.out / "latents" : paths.latents;
   if (recipe.finetunes()) return make_finetune(recipe, paths.model, paths.out, latents);
   return std::make_unique<train::DitObjective>(
-      recipe, train::DitData{paths.model / "vae", paths.model / "tokenizer", latents});
+      recipe, train::DitData{paths.model / "vae", paths.model / "tokenizer", latents, encoding_lines()});
 }
 
 nn::TensorMap weights_to_start_from(const std::filesystem::path& weights, train::Kind kind) {

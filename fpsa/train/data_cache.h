@@ -20,6 +20,7 @@
 #include "fpsa/models/wan/layouts.h"
 #include "fpsa/train/data_manifest.h"
 #include "fpsa/train/data_shards.h"
+#include "fpsa/train/encoding_progress.h"
 #include "fpsa/train/recipe.h"
 
 namespace fpsa::train {
@@ -45,8 +46,7 @@ struct DataReport {
 
 struct DataHooks {
   std::function<void(const std::string&)> print;  // what is damaged or encoded again, and why
-  /// Before each video that is encoded. What it throws ends the preparation; what was encoded is kept.
-  std::function<void(int64_t done, int64_t total, const std::string& file)> progress;
+  EncodingProgress progress;
 };
 
 class ClipCache {

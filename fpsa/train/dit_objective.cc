@@ -99,12 +99,12 @@ void DitObjective::enter(const Stage& stage, int64_t index, int64_t stage_step) 
   pool_ = std::make_unique<LatentPool>(stage.frames, stage.height, stage.width, mix(recipe_.seed, kPoolStream),
                                        stage.pool_clips, data_.latents, codec_.id(),
                                        [this](const at::Tensor& video) { return codec_.encode(video); });
-  grow_pool(stage_step);
+  grow_pool(stage_step, data_.progress);
 }
 
-void DitObjective::grow_pool(int64_t stage_step) {
+void DitObjective::grow_pool(int64_t stage_step, const EncodingProgress& progress) {
   const int64_t start = (stage_.pool_start + LatentPool::kChunkClips - 1) / LatentPool::kChunkClips;
-  pool_->grow_to(start + (stage_.refresh_every > 0 ? stage_step / stage_.refresh_every : 0));
+  pool_->grow_to(start + (stage_.refresh_every > 0 ? stage_step / stage_.refresh_every : 0), progress);
 }
 
 // What the starting weights say about the same input, with their own text encoder and dense attention.

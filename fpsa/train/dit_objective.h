@@ -37,6 +37,7 @@ struct DitData {
   std::filesystem::path vae;        // folder with config.json and weights
   std::filesystem::path tokenizer;  // tokenizer folder
   std::filesystem::path latents;    // where encoded clips are kept
+  EncodingProgress progress = {};   // while a stage's first clips are encoded
 };
 
 class DitObjective : public Objective {
@@ -56,7 +57,7 @@ class DitObjective : public Objective {
   DitModel& model() { return *model_; }
 
  private:
-  void grow_pool(int64_t stage_step);
+  void grow_pool(int64_t stage_step, const EncodingProgress& progress = {});
   at::Tensor teacher_velocity(nn::DenoiserInput input, models::wan::DitOptions options,
                               const std::vector<std::string>& prompts);
 

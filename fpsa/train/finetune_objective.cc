@@ -97,8 +97,12 @@ class CachedClips : public ClipSource {
 
 class ProceduralClips : public ClipSource {
  public:
-  ProceduralClips(const models::wan::ModelPlace& place, std::filesystem::path folder, uint64_t seed)
-      : codec_(VaeCodec::load(find_part(place, Part::kVae))), folder_(std::move(folder)), seed_(seed) {
+  ProceduralClips(const models::wan::ModelPlace& place, std::filesystem::path folder, uint64_t seed,
+                  EncodingProgress progress)
+      : codec_(VaeCodec::load(find_part(place, Part::kVae))),
+        folder_(std::move(folder)),
+        seed_(seed),
+        progress_(std::move(progress)) {
     const models::wan::PartFiles files = find_part(place, Part::kTextEncoder);
     encoder_ = models::wan::load_text_encoder(files, {.dtype = ops::fast_compute_dtype()});
     tokenizer_ = std::make_unique<models::wan::Tokenizer>(
@@ -109,7 +113,7 @@ class ProceduralClips : public ClipSource {
     stage_ = stage;
     pool_ = std::make_unique<LatentPool>(stage.frames, stage.height, stage.width, seed_, stage.pool_clips, folder_,
                                          codec_.id(), [this](const at::Tensor& video) { return codec_.encode(video); });
-    grow(stage_step);
+    grow(stage_step, progress_);
   }
   CaptionedLatents draw(int64_t stage_step, double dropout, uint64_t seed) override {
     grow(stage_step);
@@ -136,9 +140,9 @@ class ProceduralClips : public ClipSource {
   at::Tensor empty_states() override { return encode(""); }
 
  private:
-  void grow(int64_t stage_step) {
+  void grow(int64_t stage_step, const EncodingProgress& progress = {}) {
     const int64_t start = (stage_.pool_start + LatentPool::kChunkClips - 1) / LatentPool::kChunkClips;
-    pool_->grow_to(start + (stage_.refresh_every > 0 ? stage_step / stage_.refresh_every : 0));
+    pool_->grow_to(start + (stage_.refresh_every > 0 ? stage_step / stage_.refresh_every : 0), progress);
   }
   at::Tensor encode(const std::string& text) const {
     const at::NoGradGuard no_grad;
@@ -150,6 +154,7 @@ class ProceduralClips : public ClipSource {
   VaeCodec codec_;
   std::filesystem::path folder_;
   uint64_t seed_;
+  EncodingProgress progress_;
   std::unique_ptr<models::wan::Umt5Encoder> encoder_;
   std::unique_ptr<models::wan::Tokenizer> tokenizer_;
   Stage stage_;
@@ -191,7 +196,7 @@ FinetuneObjective::FinetuneObjective(const Recipe& recipe, const FinetunePaths& 
     cache_ = std::make_shared<ClipCache>(data, buckets_of(recipe), place_, hooks);
     source_ = std::make_unique<CachedClips>(cache_);
   } else {
-    source_ = std::make_unique<ProceduralClips>(place_, paths.latents, mix(recipe.seed, kPoolStream));
+    source_ = std::make_unique<ProceduralClips>(place_, paths.latents, mix(recipe.seed, kPoolStream), hooks.progress);
   }
   if (!recipe.prompts.empty()) prompts_ = encode_captions(place_, recipe.prompts);
 }

@@ -27,15 +27,15 @@ LatentPool::LatentPool(int64_t frames, int64_t height, int64_t width, uint64_t s
   std::filesystem::create_directories(folder_);
 }
 
-void LatentPool::grow_to(int64_t chunks) {
+void LatentPool::grow_to(int64_t chunks, const EncodingProgress& progress) {
   next_chunk_ = std::max(next_chunk_, chunks - capacity_chunks_);  // older ones would be dropped again at once
-  while (next_chunk_ < chunks)
-    add_chunk(next_chunk_++);
+  for (; next_chunk_ < chunks; ++next_chunk_)
+    add_chunk(next_chunk_, chunks, progress);
   while (size() > capacity_chunks_ * kChunkClips)
     entries_.pop_front();
 }
 
-void LatentPool::add_chunk(int64_t chunk) {
+void LatentPool::add_chunk(int64_t chunk, int64_t chunks, const EncodingProgress& progress) {
   at::NoGradGuard no_grad;
   std::vector<ClipSpec> specs;
   for (int64_t i = 0; i < kChunkClips; ++i)
@@ -49,6 +49,8 @@ void LatentPool::add_chunk(int64_t chunk) {
   if (stored.metadata["encoder"] != encoder_id_ || stored.metadata["seed"] != std::to_string(seed_)) {
     std::vector<at::Tensor> latents, coverage;
     for (const auto& spec : specs) {
+      if (progress)
+        progress(chunk * kChunkClips + static_cast<int64_t>(latents.size()), chunks * kChunkClips, file.string());
       const Clip clip = render(spec, frames_, height_, width_);
       coverage.push_back(token_coverage(clip, grid_).mul_(255).round_().to(at::kByte));
       latents.push_back(encode_(video_of(clip).unsqueeze(0))[0].to(at::kBFloat16));

@@ -15,6 +15,7 @@
 
 #include "fpsa/pattern/grid.h"
 #include "fpsa/train/clips.h"
+#include "fpsa/train/encoding_progress.h"
 
 namespace fpsa::train {
 
@@ -37,14 +38,14 @@ class LatentPool {
              std::filesystem::path folder, std::string encoder_id, EncodeClips encode);
 
   /// Makes chunks [0, chunks) known, of which the newest `capacity` clips stay.
-  void grow_to(int64_t chunks);
+  void grow_to(int64_t chunks, const EncodingProgress& progress = {});
 
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
   const Entry& operator[](int64_t index) const { return entries_[static_cast<size_t>(index)]; }
   pattern::Grid grid() const { return grid_; }
 
  private:
-  void add_chunk(int64_t chunk);
+  void add_chunk(int64_t chunk, int64_t chunks, const EncodingProgress& progress);
 
   int64_t frames_, height_, width_;
   uint64_t seed_;

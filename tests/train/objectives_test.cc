@@ -211,6 +211,20 @@ TEST(LatentPool, GrowsReplacesTheOldestAndReadsBack) {
   }
   make("b").grow_to(1);
   EXPECT_EQ(encoded, 64);  // another autoencoder
+
+  // What progress throws in the second chunk leaves the first complete.
+  struct Stop {};
+  std::vector<std::pair<int64_t, int64_t>> seen;
+  const auto stop_at_20 = [&](int64_t done, int64_t total, const std::string&) {
+    seen.emplace_back(done, total);
+    if (done == 20) throw Stop();
+  };
+  EXPECT_THROW(make("c").grow_to(2, stop_at_20), Stop);
+  EXPECT_EQ(seen.size(), 21u);
+  EXPECT_EQ(seen.back(), std::pair(int64_t{20}, int64_t{32}));
+  EXPECT_EQ(encoded, 84);
+  make("c").grow_to(1);
+  EXPECT_EQ(encoded, 84);
 }
 
 TEST(ClipBatch, TokenCoverageIsTheMeanOverItsPixels) {
