@@ -92,6 +92,9 @@ void CalibrationRun::run() {
   if (carried_) schedule.feed_forward = carried_->feed_forward;
   schedule::check_for_grid(schedule, shape_.grid);
   schedule::check_for_model(schedule, model_->dit_config().num_layers, calibration.heads());
+  for (const auto& cut : schedule::cut_axes(schedule, shape_.grid, model_->dit_config().num_layers, calibration.heads()))
+    say("warning: " + cut + " no head sees past its own tile, so nothing passes there; raise --density or give "
+        "--candidates without such windows");
   write({options_, prompts_, shape_, loop_, dtype_word(model_->dtype()), budget_of(options_), calibration, table,
          schedule});
 }
@@ -105,7 +108,7 @@ schedule::CandidateList CalibrationRun::candidates() const {
   if (!options_.candidates.empty())
     return schedule::parse_candidates(io::read_text_file(options_.candidates), options_.candidates.string());
   const auto tile = carried_ ? carried_->tile : schedule::default_tile(shape_.grid);
-  return schedule::default_candidates(shape_.grid, tile, quant_of(options_.quant));
+  return schedule::default_candidates(shape_.grid, tile, quant_of(options_.quant), detail_of(options_.per));
 }
 
 // What can be known before the work; a limit on the error cannot.

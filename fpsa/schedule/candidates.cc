@@ -59,6 +59,16 @@ Grid closest_window(const Grid& tiles, double density, int64_t least_t) {
   return best == tiles ? pattern::kFullWindow : best;
 }
 
+// Every choice of axes to see whole, with one tile of the others; but neither all tiles nor a single one.
+std::vector<Grid> axial_windows(const Grid& tiles) {
+  std::vector<Grid> windows;
+  for (unsigned whole = 1; whole < 7; ++whole) {
+    const Grid window{whole & 1u ? tiles.t : 1, whole & 2u ? tiles.y : 1, whole & 4u ? tiles.x : 1};
+    if (window != tiles && window.volume() > 1) windows.push_back(window);
+  }
+  return windows;
+}
+
 std::string triple(const Grid& g) {
   const auto axis = [](int64_t n) { return n == pattern::kAllTiles ? std::string("all") : join(n); };
   return join('(', axis(g.t), ',', axis(g.y), ',', axis(g.x), ')');
@@ -75,7 +85,7 @@ Grid default_tile(const Grid& grid) {
   return {largest_fitting(grid.t, {6, 3, 2}), largest_fitting(grid.y, {8, 4, 2}), largest_fitting(grid.x, {8, 4, 2})};
 }
 
-CandidateList default_candidates(const Grid& grid, const Grid& tile, Quant quant) {
+CandidateList default_candidates(const Grid& grid, const Grid& tile, Quant quant, Detail detail) {
   const Grid tiles = pattern::tiles_per_axis(grid, tile);
   std::vector<Grid> windows = {pattern::kFullWindow};
   for (const double density : kDensities) {
@@ -92,6 +102,9 @@ CandidateList default_candidates(const Grid& grid, const Grid& tile, Quant quant
   for (const Grid& window : windows)
     for (const Grid& granularity : granularities)
       add_once(list.candidates, Candidate{granularity, window, quant});
+  if (detail == Detail::kHeads)
+    for (const Grid& window : axial_windows(tiles))
+      add_once(list.candidates, Candidate{tile, window, quant});
   return list;
 }
 

@@ -1,6 +1,7 @@
 #include "fpsa/schedule/schedule.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "fpsa/base/check.h"
 #include "fpsa/pattern/mask.h"
@@ -117,6 +118,24 @@ Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int
     setting.override_index = static_cast<int>(i);
   }
   return setting;
+}
+
+std::vector<std::string> cut_axes(const Schedule& schedule, const Grid& grid, int64_t layers, int64_t heads) {
+  const Grid tiles = pattern::tiles_per_axis(grid, schedule.tile);
+  const std::tuple<const char*, int64_t, int64_t Grid::*> axes[] = {
+      {"t", tiles.t, &Grid::t}, {"y", tiles.y, &Grid::y}, {"x", tiles.x, &Grid::x}};
+  std::vector<std::string> cut;
+  for (int phase = 0; phase < static_cast<int>(schedule.phases.size()); ++phase)
+    for (const auto& [name, count, axis] : axes) {
+      bool passes = count == 1;
+      for (int64_t layer = 0; layer < layers && !passes; ++layer)
+        for (int64_t head = 0; head < heads && !passes; ++head) {
+          const Setting setting = setting_in_phase(schedule, phase, layer, head);
+          passes = setting.pattern != "sta" || setting.window.*axis == pattern::kAllTiles || setting.window.*axis > 1;
+        }
+      if (!passes) cut.push_back(join("phase ", phase + 1, " along ", name));
+    }
+  return cut;
 }
 
 Setting setting_for(const Schedule& schedule, int64_t step, int64_t steps, int64_t layer, int64_t head) {

@@ -98,6 +98,11 @@ void check_for_model(const Schedule& schedule, int64_t layers, int64_t heads);
 ///   Errors    steps < 1 or step outside [0, steps)
 int phase_at(const Schedule& schedule, int64_t step, int64_t steps);
 
+/// Names the phases and axes along which no layer and head sees past a tile, of those with several: "phase 2 along t".
+/// Nothing passes between such tiles, though single attention outputs may be close to dense ones.
+///   Edges     only windows of "sta" are looked at; a layer with another pattern is taken to connect everything
+std::vector<std::string> cut_axes(const Schedule& schedule, const Grid& grid, int64_t layers, int64_t heads);
+
 /// Returns the setting of one layer and head in a phase, overrides applied. Layers and heads count from 0.
 Setting setting_in_phase(const Schedule& schedule, int phase, int64_t layer, int64_t head);
 

@@ -40,9 +40,6 @@ struct Budget {
   double value = 0.25;
 };
 
-/// How finely candidates are given out.
-enum class Detail { kPhases, kLayers, kHeads };
-
 inline constexpr int64_t kPhases = 3;
 
 /// A candidate for every phase, layer and head.

@@ -72,7 +72,7 @@ def calibrate(pipe: Any, prompts: str | Sequence[str], *, density: float | None 
         nonlocal measuring
         if measuring is None:
             found = chosen or _native.CandidateList.default(grid, tile=None if carried is None else carried.tile,
-                                                            quant=quant)
+                                                            quant=quant, per=per)
             found.check_for_grid(grid)
             measuring = _native.Calibration(found, step_stride=step_stride, layer_stride=layer_stride)
         step, steps = applied._place.steps_now[0]

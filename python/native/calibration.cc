@@ -16,19 +16,21 @@ namespace {
 
 using accel::Calibration;
 
-schedule::CandidateList default_list(const py::object& grid, const py::object& tile, const std::string& quant) {
-  const auto word = std::ranges::find_if(schedule::kQuants, [&](auto q) { return schedule::name(q) == quant; });
-  FPSA_CHECK(word != std::ranges::end(schedule::kQuants), "quant: expected \"none\", \"e4m3\" or \"int8\", got \"",
-             quant, '"');
-  const auto g = grid_from(grid, "grid");
-  return schedule::default_candidates(g, tile.is_none() ? schedule::default_tile(g) : grid_from(tile, "tile"), *word);
-}
-
 schedule::Detail detail_of(const std::string& per) {
   if (per == "phases") return schedule::Detail::kPhases;
   if (per == "layer") return schedule::Detail::kLayers;
   FPSA_CHECK(per == "head", "per: expected \"phases\", \"layer\" or \"head\", got \"", per, '"');
   return schedule::Detail::kHeads;
+}
+
+schedule::CandidateList default_list(const py::object& grid, const py::object& tile, const std::string& quant,
+                                     const std::string& per) {
+  const auto word = std::ranges::find_if(schedule::kQuants, [&](auto q) { return schedule::name(q) == quant; });
+  FPSA_CHECK(word != std::ranges::end(schedule::kQuants), "quant: expected \"none\", \"e4m3\" or \"int8\", got \"",
+             quant, '"');
+  const auto g = grid_from(grid, "grid");
+  return schedule::default_candidates(g, tile.is_none() ? schedule::default_tile(g) : grid_from(tile, "tile"), *word,
+                                      detail_of(per));
 }
 
 schedule::Budget budget_of(const std::optional<double>& density, const std::optional<double>& max_error) {
@@ -54,7 +56,7 @@ void bind_calibration(py::module_& m) {
   py::class_<schedule::CandidateList>(m, "CandidateList")
       .def_static("parse", &schedule::parse_candidates, py::arg("text"), py::arg("origin") = "candidates")
       .def_static("default", &default_list, py::arg("grid"), py::kw_only(), py::arg("tile") = py::none(),
-                  py::arg("quant") = "e4m3")
+                  py::arg("quant") = "e4m3", py::arg("per") = "phases")
       .def(
           "check_for_grid",
           [](const schedule::CandidateList& list, const py::object& grid) {

@@ -71,6 +71,23 @@ TEST(DefaultCandidates, HaveTwoShapesOfEachDensity) {
     EXPECT_TRUE(windows.contains(window)) << window;
 }
 
+TEST(DefaultCandidates, HaveWholeAxesForHeads) {
+  // Tiles 3 x 4 x 4: what heads share a layer with may be cut along an axis, but is never all tiles, or one.
+  const auto phases = default_candidates({9, 16, 16}, {3, 4, 4}, Quant::kE4m3);
+  const auto heads = default_candidates({9, 16, 16}, {3, 4, 4}, Quant::kE4m3, Detail::kHeads);
+  EXPECT_EQ(default_candidates({9, 16, 16}, {3, 4, 4}, Quant::kE4m3, Detail::kLayers), phases);
+  ASSERT_EQ(heads.candidates.size(), phases.candidates.size() + 6);
+  std::set<std::string> added;
+  for (size_t i = phases.candidates.size(); i < heads.candidates.size(); ++i)
+    added.insert(to_string(heads.candidates[i]));
+  for (const char* window : {"(3,1,1)", "(1,4,1)", "(1,1,4)", "(3,4,1)", "(3,1,4)", "(1,4,4)"})
+    EXPECT_TRUE(added.contains(join("granularity (3,4,4), window ", window, ", e4m3"))) << window;
+  // With one tile of time three of them are all tiles, a single one or another of them.
+  for (const auto& candidate : default_candidates({1, 16, 16}, {1, 4, 4}, Quant::kE4m3, Detail::kHeads).candidates)
+    EXPECT_TRUE(candidate.window != (Grid{1, 4, 4}) && candidate.window != (Grid{1, 1, 1})) << to_string(candidate);
+  EXPECT_NO_THROW(validate(default_candidates({1, 16, 16}, {1, 4, 4}, Quant::kE4m3, Detail::kHeads)));
+}
+
 TEST(DefaultCandidates, WithoutQuantisationHaveOneGranularity) {
   for (const auto& candidate : default_candidates({9, 16, 16}, {3, 4, 4}, Quant::kNone).candidates)
     EXPECT_EQ(candidate.granularity, (Grid{3, 4, 4}));

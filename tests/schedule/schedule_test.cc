@@ -175,6 +175,27 @@ TEST(CheckForModel, RefusesLayersAndHeadsThatDoNotExist) {
             "schedule: override 1 heads: head 11 does not exist; the model has heads 0 to 3");
 }
 
+TEST(CutAxes, NamesThePhaseAndAxisThatNoHeadCrosses) {
+  Schedule s;
+  s.tile = {3, 4, 4};
+  s.phases = {{0.5, {3, 4, 4}, {2, 2, 2}, Quant::kE4m3}, {1.0, {3, 4, 4}, {1, 4, 1}, Quant::kE4m3}};
+  const Grid grid{9, 16, 16};
+  EXPECT_EQ(cut_axes(s, grid, 2, 2), (std::vector<std::string>{"phase 2 along t", "phase 2 along x"}));
+  // One head of one layer is enough, and another pattern than windows counts as crossing.
+  Override through_time;
+  through_time.layers = {{1, 1}};
+  through_time.heads = {{0, 0}};
+  through_time.window = Grid{pattern::kAllTiles, 1, 1};
+  s.overrides = {through_time};
+  EXPECT_EQ(cut_axes(s, grid, 2, 2), (std::vector<std::string>{"phase 2 along x"}));
+  EXPECT_EQ(cut_axes(s, grid, 1, 2).size(), 2u) << "the override's layer is beyond the model";
+  s.overrides[0].window.reset();
+  s.overrides[0].pattern = "dense";
+  EXPECT_TRUE(cut_axes(s, grid, 2, 2).empty());
+  s.overrides.clear();
+  EXPECT_EQ(cut_axes(s, {9, 16, 4}, 2, 2), (std::vector<std::string>{"phase 2 along t"})) << "one tile along x";
+}
+
 TEST(Validate, ChecksSchedulesBuiltInCodeToo) {
   Schedule s = default_schedule();
   s.phases.clear();
