@@ -46,6 +46,8 @@ inline constexpr double kMergedLoraE4m3 = 0.02;  // the same with an E4M3 feed-f
 
 inline constexpr double kLpips = 1e-4;  // LPIPS in F32 by other convolution routines: sums of up to 3456 products, squared differences, relative
 
+inline constexpr double kGpuF16Rms = 0.00075;  // F16 operators on a GPU against F32, RMS relative: as kOpsGradRms, whose five roundings are to 11 bits in place of 8
+inline constexpr double kGpuVanishing = 0.008;  // d_q and d_k of one key on a GPU, relative to |d_out| |v| |other| scale: P and out, of which D is made, are rounded to BF16 by 2^-8 each, and F32 sums; F16: 2^-3 of it
 inline constexpr double kGpuLse = 1e-3;  // LSE on a GPU against the CPU's, relative L2: scores whose FP8 products keep 2^-13 of terms up to 7, 4 products, over LSE of 5
 
 }  // namespace fpsa::tolerance

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "fpsa/base/check.h"
@@ -17,10 +18,15 @@ namespace {
 
 namespace cuda = kernel::cuda;
 
+// What was received, for an error.
+std::string described(const at::Tensor& x) {
+  return x.defined() ? join(x.sizes(), " ", c10::toString(x.scalar_type()), " on ", x.device()) : "an undefined tensor";
+}
+
 // An input as [B,L,H,D].
 at::Tensor checked_input(const at::Tensor& x, const char* name, const at::Tensor& q, const char* op, bool heads_first) {
-  TORCH_CHECK_VALUE(x.device() == q.device(), op, ": ", name, " must be on the device of q, ", q.device(), ", got ",
-                    x.device());
+  TORCH_CHECK_VALUE(x.defined() && x.device() == q.device(), op, ": ", name, " must be on the device of q, ",
+                    q.device(), ", got ", described(x), "; move it there");
   check_tokens(x, op, name, heads_first, Devices::kCpuAndCuda);
   return heads_first ? x.transpose(1, 2) : x;
 }
@@ -63,7 +69,8 @@ void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, 
 
 float softmax_scale(std::optional<double> wanted, int64_t dim, const char* op) {
   const auto scale = static_cast<float>(wanted.value_or(1.0 / std::sqrt(static_cast<double>(dim))));
-  TORCH_CHECK_VALUE(std::isfinite(scale), op, ": scale must be finite, got ", scale);
+  TORCH_CHECK_VALUE(std::isfinite(scale), op, ": scale must be finite, got ", scale,
+                    "; leave it out for 1 / sqrt(head_dim)");
   return scale;
 }
 
@@ -72,18 +79,30 @@ at::Tensor checked_out(const at::Tensor& out, const at::Tensor& q, const char* o
   TORCH_CHECK_VALUE(out.sizes() == q.sizes() && out.device() == q.device() && out.stride(3) == 1 &&
                         (type == at::kBFloat16 || type == at::kHalf || type == at::kFloat),
                     op, ": out must have q's shape ", q.sizes(), " and device ", q.device(),
-                    ", contiguous channels, and be bfloat16, float16 or float32, got ", out.sizes(), " ", out.device(),
-                    " ", type);
+                    ", contiguous channels, and be bfloat16, float16 or float32, got ", described(out), ", strides ",
+                    out.strides(), "; leave it out, and the result is allocated");
+  TORCH_CHECK_VALUE(readable_by_kernels(out), op, ": out must have rows at multiples of 16 bytes, got strides ",
+                    out.strides(), " of ", out.element_size(), " bytes from ", out.const_data_ptr(),
+                    "; leave it out, and the result is allocated");
   return out;
 }
 
-// q, k and v of a call that the kernels take, [B,L,H,D].
+// Torch's setting is asked for only where it decides: where older and newer settings contradict each other, to ask is
+// to throw and catch.
+CudaRequest with_setting(CudaRequest request) {
+  request.rounds_f32 = request.rounds_f32 ||
+                       (request.dtype == at::kFloat && request.precision == Precision::kNone && float32_as_bfloat16());
+  return request;
+}
+
+// q, k and v of a call that the kernels take, [B,L,H,D], still of the caller's type and strides.
 CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const AttentionOptions& options, bool of_backward, const char* op) {
-  TORCH_CHECK_VALUE(q.dim() == 4, op, ": q must have 4 dimensions, got ", q.dim());
+  TORCH_CHECK_VALUE(q.dim() == 4, op, ": q must be ", options.heads_first ? "[B,H,L,D]" : "[B,L,H,D]", ", got ",
+                    q.dim(), " dimensions; add those of batch and heads");
   CudaRequest request{q.scalar_type(), q.size(3), options.precision, options.smooth_keys};
   request.rounds_f32 = of_backward;  // the forward was let
-  const auto refusal = cuda_refusal(q, request);
+  const auto refusal = cuda_refusal(with_setting(request));
   TORCH_CHECK_VALUE(refusal.empty(), op, ": ", refusal);
   CudaInputs call;
   call.q = checked_input(q, "q", q, op, options.heads_first);
@@ -92,10 +111,20 @@ CudaInputs checked_inputs(const at::Tensor& q, const at::Tensor& k, const at::Te
   check_like_q(call.k, "k", call.q, op);
   check_like_q(call.v, "v", call.q, op);
   TORCH_CHECK_VALUE(call.k.size(1) == call.v.size(1), op, ": k and v must have the same number of tokens, got ",
-                    call.k.size(1), " and ", call.v.size(1));
-  for (at::Tensor* x : {&call.q, &call.k, &call.v})
-    *x = operand(*x, options.precision);
+                    call.k.size(1), " and ", call.v.size(1), "; each key has one value");
   return call;
+}
+
+void check_device(const at::Tensor& q, const char* op) {
+  const auto missing = cuda::unavailable_reason(q.device().index());
+  TORCH_CHECK_VALUE(missing.empty(), op, ": q is on ", q.device(), ": ", missing);
+}
+
+// The inputs as the kernels take them; only once all else is in order, since it may copy them.
+void take(CudaInputs& call, Precision precision, const char* op) {
+  check_device(call.q, op);
+  for (at::Tensor* x : {&call.q, &call.k, &call.v})
+    *x = operand(*x, precision);
 }
 
 void check_plan(const CudaInputs& call, const Plan& plan, const char* op) {
@@ -104,14 +133,16 @@ void check_plan(const CudaInputs& call, const Plan& plan, const char* op) {
   check_mask_heads(plan, call.q.size(2), op);
 }
 
-AttentionResult forward(const CudaInputs& call, const at::Tensor& q, const Sides& sides,
-                        const AttentionOptions& options, const char* op) {
+AttentionResult forward(CudaInputs call, const at::Tensor& q, const Sides& sides, const AttentionOptions& options,
+                        const char* op) {
   const float scale = softmax_scale(options.scale, call.q.size(3), op);
   const bool coded = options.precision == Precision::kE4m3;
   TORCH_CHECK_VALUE(coded || (!options.want_row_max && !options.want_exact), op,
                     ": row_max and exact are of codes, expected precision e4m3 with them, got none; ask for lse alone");
   AttentionResult result;
-  result.out = options.out ? checked_out(*options.out, q, op) : at::empty(q.sizes(), q.options());
+  if (options.out) result.out = checked_out(*options.out, q, op);
+  take(call, options.precision, op);
+  if (!options.out) result.out = at::empty(q.sizes(), q.options());
   const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
   const auto f32 = q.options().dtype(at::kFloat);
   if (options.want_lse) result.lse = at::empty(rows, f32);
@@ -122,31 +153,36 @@ AttentionResult forward(const CudaInputs& call, const at::Tensor& q, const Sides
   return result;
 }
 
-AttentionGradients backward(const CudaInputs& call, const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
+AttentionGradients backward(CudaInputs call, const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
                             const at::Tensor& v, const AttentionResult& forward, const Sides& sides,
                             const AttentionOptions& options, const char* op) {
   const bool coded = options.precision == Precision::kE4m3;
   const at::Tensor& out = coded ? forward.exact : forward.out;
   const auto view = [&](const at::Tensor& x) { return options.heads_first ? x.transpose(1, 2) : x; };
   const auto rows_of = [&](const at::Tensor& x, const char* name) {
-    TORCH_CHECK_VALUE(x.defined() && x.sizes() == q.sizes() && x.device() == q.device(), op, ": ", name,
-                      " must have q's shape ", q.sizes(), " and device ", q.device());
-    const auto type = x.scalar_type();
-    TORCH_CHECK_TYPE(type == at::kBFloat16 || type == at::kHalf || type == at::kFloat, op, ": ", name,
-                     " must be bfloat16, float16 or float32, got ", type, "; cast it first");
-    return readable_by_kernels(view(x)) ? view(x) : view(x).contiguous();
+    const auto type = x.defined() ? x.scalar_type() : at::kFloat;
+    TORCH_CHECK_VALUE(x.defined() && x.sizes() == q.sizes() && x.device() == q.device() &&
+                          (type == at::kBFloat16 || type == at::kHalf || type == at::kFloat),
+                      op, ": ", name, " must have q's shape ", q.sizes(), " and device ", q.device(),
+                      ", and be bfloat16, float16 or float32, got ", described(x),
+                      x.defined() ? "; cast or move it first" : "; ask the forward for it with saving(options)");
+    return view(x);
   };
   const std::vector<int64_t> rows = {call.q.size(0), call.q.size(2), call.q.size(1)};
   const auto statistics = [&](const at::Tensor& x, const char* name) {
     TORCH_CHECK_VALUE(x.defined() && x.sizes() == rows && x.scalar_type() == at::kFloat && x.is_contiguous() &&
                           x.device() == q.device(),
-                      op, ": ", name, " must be the contiguous float32 ", rows,
-                      " of the forward; ask for it with saving(options)");
+                      op, ": ", name, " must be the contiguous Float ", at::IntArrayRef(rows), " on ", q.device(),
+                      " of the forward, got ", described(x), "; ask for it with saving(options)");
     return x;
   };
   CudaSaved saved{rows_of(out, coded ? "exact" : "out"), statistics(forward.lse, "lse"), {}};
   if (coded) saved.row_max = statistics(forward.row_max, "row_max");
-  const auto upstream = rows_of(d_out, "d_out");
+  auto upstream = rows_of(d_out, "d_out");
+  const float scale = softmax_scale(options.scale, call.q.size(3), op);
+  take(call, options.precision, op);
+  for (at::Tensor* x : {&saved.out, &upstream})
+    if (!readable_by_kernels(*x)) *x = x->contiguous();
   const auto gradient = [](const at::Tensor& x) { return at::empty(x.sizes(), x.options()); };
   AttentionGradients result{gradient(q), gradient(k), gradient(v)};
   if (q.numel() == 0 || k.numel() == 0) {
@@ -157,9 +193,14 @@ AttentionGradients backward(const CudaInputs& call, const at::Tensor& d_out, con
   }
   const CudaSteps steps = sides.steps(call, coded);
   steps.pack();
-  steps.backward(softmax_scale(options.scale, call.q.size(3), op), upstream, saved,
-                 {view(result.q), view(result.k), view(result.v)});
+  steps.backward(scale, upstream, saved, {view(result.q), view(result.k), view(result.v)});
   return result;
+}
+
+void check_uncoded(const AttentionOptions& options, const char* op) {
+  TORCH_CHECK_VALUE(options.precision == Precision::kNone, op,
+                    ": expected precision none, got one of codes, which need a grid and a granularity; call attention "
+                    "with a plan");
 }
 
 // The plan of dense attention, which needs none where a side is empty.
@@ -211,26 +252,26 @@ std::string cuda_refusal(const CudaRequest& request) {
 std::string cuda_refusal(const at::Tensor& q, CudaRequest request) {
   const auto device = cuda::unavailable_reason(q.device().index());
   if (!device.empty()) return join("q is on ", q.device(), ": ", device);
-  request.rounds_f32 = request.rounds_f32 || float32_as_bfloat16();
-  return cuda_refusal(request);
+  return cuda_refusal(with_setting(request));
 }
 
 AttentionResult cuda_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                                const AttentionOptions& options) {
   constexpr const char* kOp = "attention";
-  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/false, kOp);
+  CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/false, kOp);
   check_plan(call, plan, kOp);
   check_no_gradient(kOp, {q, k, v});
-  return forward(call, q, {&plan}, options, kOp);
+  return forward(std::move(call), q, {&plan}, options, kOp);
 }
 
 AttentionResult cuda_dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention";
-  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/false, kOp);
+  check_uncoded(options, kOp);
+  CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/false, kOp);
   check_no_gradient(kOp, {q, k, v});
   const DensePlan plan(call.q.size(1), call.k.size(1));
-  return forward(call, q, plan.sides(), options, kOp);
+  return forward(std::move(call), q, plan.sides(), options, kOp);
 }
 
 AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan, Precision precision,
@@ -240,44 +281,43 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
                     ": q must be [B,L,H*D] with channels a multiple of the heads, got ", x.q.sizes(), " and ", x.heads,
                     " heads");
   const int64_t width = x.q.size(2), dim = width / x.heads;
-  const auto refusal = cuda_refusal(x.q, {x.q.scalar_type(), dim, precision, smooth_keys});
+  const auto refusal = cuda_refusal({x.q.scalar_type(), dim, precision, smooth_keys});
   TORCH_CHECK_VALUE(refusal.empty(), kOp, ": ", refusal);
   TORCH_CHECK_TYPE(x.q.scalar_type() == at::kBFloat16, kOp, ": q must be bfloat16 on CUDA, got ", x.q.scalar_type(),
                    "; call attention with normed and rotated q and k");
   TORCH_CHECK_VALUE(precision != Precision::kNone, kOp,
                     ": precision none has no codes; call attention with normed and rotated q and k");
   check_no_gradient(kOp, {x.q, x.k, x.v, x.q_weight, x.k_weight});
+  check_grid(plan, x.q.size(1), kOp, "q");
+  check_mask_heads(plan, x.heads, kOp);
   const auto heads_of = [&](const at::Tensor& rows, const char* name) {
-    TORCH_CHECK_VALUE(rows.sizes() == x.q.sizes() && rows.scalar_type() == x.q.scalar_type(), kOp, ": ", name,
-                      " must have q's shape ", x.q.sizes(), " and dtype ", x.q.scalar_type(), ", got ", rows.sizes(),
-                      " ", rows.scalar_type());
-    const auto apart = rows.stride(2) == 1 ? rows : rows.contiguous();
-    return operand(checked_input(apart.unflatten(2, {x.heads, dim}), name, x.q, kOp, /*heads_first=*/false),
-                   precision);
+    TORCH_CHECK_VALUE(rows.defined() && rows.sizes() == x.q.sizes() && rows.scalar_type() == x.q.scalar_type(), kOp,
+                      ": ", name, " must have q's shape ", x.q.sizes(), " and dtype ", x.q.scalar_type(), ", got ",
+                      described(rows), "; make it by a projection of q's width and type");
+    return checked_input(rows.unflatten(2, {x.heads, dim}), name, x.q, kOp, /*heads_first=*/false);
   };
-  const auto weight_of = [&](const at::Tensor& weight, const char* name) {
-    TORCH_CHECK_VALUE(weight.defined() && weight.dim() == 1 && weight.size(0) == width &&
-                          weight.device() == x.q.device(),
-                      kOp, ": ", name, " must be [", width, "] on ", x.q.device(), ", one value for each channel");
-    return weight.to(at::kFloat).contiguous();
+  const auto check_weight = [&](const at::Tensor& weight, const char* name) {
+    TORCH_CHECK_VALUE(
+        weight.defined() && weight.dim() == 1 && weight.size(0) == width && weight.device() == x.q.device(), kOp, ": ",
+        name, " must be [", width, "] on ", x.q.device(), ", one value for each channel, got ", described(weight),
+        "; move or reshape it");
   };
   CudaInputs call;
   call.q = heads_of(x.q, "q");
   call.k = heads_of(x.k, "k");
   call.v = heads_of(x.v, "v");
-  call.q_weight = weight_of(x.q_weight, "q_weight");
-  call.k_weight = weight_of(x.k_weight, "k_weight");
+  check_weight(x.q_weight, "q_weight");
+  check_weight(x.k_weight, "k_weight");
   call.eps = static_cast<float>(x.eps);
-  if (x.rope.defined()) {
-    TORCH_CHECK_VALUE(x.rope.dim() == 3 && x.rope.size(0) == x.q.size(1) && x.rope.size(1) == 1 &&
-                          x.rope.size(2) == dim / 2 && x.rope.scalar_type() == at::kComplexFloat &&
-                          x.rope.device() == x.q.device(),
-                      kOp, ": rope must be complex64 [", x.q.size(1), ", 1, ", dim / 2, "] on ", x.q.device(), ", got ",
-                      x.rope.sizes(), " ", x.rope.scalar_type(), " on ", x.rope.device());
-    call.turns = at::view_as_real(x.rope.contiguous());  // cos and sin in turn
-  }
-  check_grid(plan, x.q.size(1), kOp, "q");
-  check_mask_heads(plan, x.heads, kOp);
+  TORCH_CHECK_VALUE(!x.rope.defined() || (x.rope.dim() == 3 && x.rope.size(0) == x.q.size(1) && x.rope.size(1) == 1 &&
+                                          x.rope.size(2) == dim / 2 && x.rope.scalar_type() == at::kComplexFloat &&
+                                          x.rope.device() == x.q.device()),
+                    kOp, ": rope must be ComplexFloat [", x.q.size(1), ", 1, ", dim / 2, "] on ", x.q.device(),
+                    ", got ", described(x.rope), "; move or cast it, one turn for each pair of channels");
+  take(call, precision, kOp);
+  call.q_weight = x.q_weight.to(at::kFloat).contiguous();
+  call.k_weight = x.k_weight.to(at::kFloat).contiguous();
+  if (x.rope.defined()) call.turns = at::view_as_real(x.rope.contiguous());  // cos and sin in turn
   AttentionResult result;
   result.out = at::empty(call.q.sizes(), x.q.options());
   run(call, {&plan}, /*coded=*/true, softmax_scale(std::nullopt, dim, kOp), result, result.out, {});
@@ -288,20 +328,21 @@ AttentionGradients cuda_attention_backward(const at::Tensor& d_out, const at::Te
                                            const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
                                            const AttentionOptions& options) {
   constexpr const char* kOp = "attention_backward";
-  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/true, kOp);
+  CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/true, kOp);
   check_plan(call, plan, kOp);
   check_no_gradient(kOp, {q, k, v, d_out});
-  return backward(call, d_out, q, k, v, forward, {&plan}, options, kOp);
+  return backward(std::move(call), d_out, q, k, v, forward, {&plan}, options, kOp);
 }
 
 AttentionGradients cuda_dense_attention_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
                                                  const at::Tensor& v, const AttentionResult& forward,
                                                  const AttentionOptions& options) {
   constexpr const char* kOp = "dense_attention_backward";
-  const CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/true, kOp);
+  check_uncoded(options, kOp);
+  CudaInputs call = checked_inputs(q, k, v, options, /*of_backward=*/true, kOp);
   check_no_gradient(kOp, {q, k, v, d_out});
   const DensePlan plan(call.q.size(1), call.k.size(1));
-  return backward(call, d_out, q, k, v, forward, plan.sides(), options, kOp);
+  return backward(std::move(call), d_out, q, k, v, forward, plan.sides(), options, kOp);
 }
 
 }  // namespace fpsa::ops

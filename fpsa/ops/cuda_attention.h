@@ -38,11 +38,12 @@ at::ScalarType cuda_operand_type(at::ScalarType dtype, Precision precision);
 ///   Shapes    as attention(); D 64 or 128
 ///   Layout    strides of 16 bytes are read and written in place; inputs with others are copied, an output is refused
 ///   Numerics  BF16 or F16 in, by kernels of that type. F32 in at precision kNone only if float32_as_bfloat16():
-///             rounded to BF16. Precision kE4m3: F16 and F32 are rounded to BF16, by 2^-8 of a value at most where a code is
-///             off by 2^-4, then codes with the bits of kernel/prepass.h. out: q's dtype or that of options.out, BF16,
-///             F16 or F32, rounded once; docs/gpu/kernel.md
+///             rounded to BF16. Precision kE4m3: F16 and F32 are rounded to BF16, by 2^-8 of a value at most where a
+///             code is off by 2^-4, then codes with the bits of kernel/prepass.h. out: q's dtype or that of
+///             options.out, BF16, F16 or F32, rounded once; docs/gpu/kernel.md
 ///   Threads   deterministic
-///   Errors    c10::Error or fpsa::Error names argument, expected, received, remedy
+///   Errors    c10::Error or fpsa::Error names argument, expected, received, remedy: first of the arguments, then of
+///             the device; nothing is copied before
 AttentionResult cuda_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Plan& plan,
                                const AttentionOptions& options);
 
@@ -57,7 +58,8 @@ AttentionResult cuda_attention_of_projected(const Projected& x, const Plan& plan
                                             bool smooth_keys);
 
 /// attention_backward() on CUDA. d_out BF16, F16 or F32; gradients have q's dtype. What rounding the forward did is not
-/// asked for again.
+/// asked for again. F16 without codes: P and dS are F16, and lose bits below 2^-14; docs/gpu/run.md says what to scale
+/// the loss by.
 AttentionGradients cuda_attention_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
                                            const at::Tensor& v, const AttentionResult& forward, const Plan& plan,
                                            const AttentionOptions& options);

@@ -27,15 +27,21 @@ void keep_for_graphs(const std::shared_ptr<const void>& made) {
   kept.insert(made);
 }
 
-// Number `which` of what is derived for a device, made by `make`, but not in a capture. `what` names it in an error.
+// What is derived of a plan for a device.
+enum class Part : int { kForward, kBackward };
+
+// A part, made by `make`, but not in a capture. `what` names the plan in an error.
 template <class T, class What, class Make>
-std::shared_ptr<const T> once(const plan::Derived& derived, int which, int device, void* stream, const What& what,
+std::shared_ptr<const T> once(const plan::Derived& derived, Part part, int device, void* stream, const What& what,
                               const Make& make) {
   const bool capturing = cuda::is_capturing(stream);
-  const auto made = derived.get(2 * device + which, [&]() -> std::shared_ptr<const void> {
-    TORCH_CHECK_VALUE(!capturing, "attention: the plan of ", what(), " is not on cuda:", device,
-                      " yet, and a graph is being captured, during which nothing can be uploaded; call attention once "
-                      "with this shape, window and granularity before the capture");
+  const bool backward = part == Part::kBackward;
+  const auto made = derived.get(2 * device + static_cast<int>(part), [&]() -> std::shared_ptr<const void> {
+    TORCH_CHECK_VALUE(!capturing, "attention: the plan of ", what(), backward ? ", as its backward takes it," : "",
+                      " is not on cuda:", device,
+                      " yet, and a graph is being captured, during which nothing can be uploaded; call attention",
+                      backward ? " and its backward" : "",
+                      " once with this shape, window and granularity before the capture");
     return std::make_shared<const T>(make());
   });
   if (capturing) keep_for_graphs(made);
@@ -79,7 +85,7 @@ std::shared_ptr<const CrossPlan> cuda_cross_plan(int64_t queries, int64_t keys) 
 }
 
 std::shared_ptr<const DevicePlan> plan_on_device(const Plan& plan, int device, void* stream) {
-  return once<DevicePlan>(plan.derived(), 0, device, stream, named(plan), [&] {
+  return once<DevicePlan>(plan.derived(), Part::kForward, device, stream, named(plan), [&] {
     cuda::PlanImage image(plan.order(), plan.groups(), plan.mask());
     const auto bytes = static_cast<int64_t>(image.bytes().size());
     cuda::DeviceMemory memory(bytes);
@@ -90,7 +96,7 @@ std::shared_ptr<const DevicePlan> plan_on_device(const Plan& plan, int device, v
 }
 
 std::shared_ptr<const DeviceWorkList> key_work_on_device(const Plan& plan, int device, void* stream) {
-  return once<DeviceWorkList>(plan.derived(), 1, device, stream, named(plan), [&] {
+  return once<DeviceWorkList>(plan.derived(), Part::kBackward, device, stream, named(plan), [&] {
     const cuda::SegmentLayout layout(plan.order().tile_begin());
     return uploaded({cuda::exchanged(plan.mask()), layout, layout});
   });
@@ -99,7 +105,8 @@ std::shared_ptr<const DeviceWorkList> key_work_on_device(const Plan& plan, int d
 std::shared_ptr<const DeviceWorkList> cross_work_on_device(const CrossPlan& plan, bool of_keys, int device,
                                                            void* stream) {
   const auto what = [&] { return join(plan.queries->tokens(), " queries and ", plan.keys->tokens(), " keys"); };
-  return once<DeviceWorkList>(plan.derived, of_keys ? 1 : 0, device, stream, what, [&] {
+  const Part part = of_keys ? Part::kBackward : Part::kForward;  // which alone takes rows of keys
+  return once<DeviceWorkList>(plan.derived, part, device, stream, what, [&] {
     const cuda::SegmentLayout queries(plan.queries->order().tile_begin()), keys(plan.keys->order().tile_begin());
     return of_keys ? uploaded({cuda::exchanged(plan.mask), keys, queries}) : uploaded({plan.mask, queries, keys});
   });

@@ -50,8 +50,9 @@ std::shared_ptr<const Plan> cuda_dense_plan(int64_t tokens);
 /// The same for queries and keys of their own numbers, each 1 or more, from a cache of the most recent ones.
 std::shared_ptr<const CrossPlan> cuda_cross_plan(int64_t queries, int64_t keys);
 
-/// The plan on a device: made and uploaded when first asked for, kept with the plan (and so in the cache of plans, which
-/// is bounded). Where it is asked for in a capture it stays for the life of the process, since a graph holds addresses.
+/// The plan on a device: made and uploaded when first asked for, kept with the plan (and so in the cache of plans,
+/// which is bounded). Where it is asked for in a capture it stays for the life of the process, since a graph holds
+/// addresses.
 ///   Requires  the device is current (kernel::cuda::DeviceScope)
 ///   Threads   safe; the upload waits for the copy, later calls wait for nothing
 ///   Errors    c10::Error: first asked for while `stream` is captured, when nothing may be allocated or uploaded

@@ -17,6 +17,15 @@ cuda::DeviceOutType out_type(at::ScalarType type) {
                              : cuda::DeviceOutType::kBf16;
 }
 
+// A launch's, of a tensor [B,L,H,D].
+template <class To>
+void set_strides(To& to, const at::Tensor& x) {
+  const KernelStrides strides = kernel_strides(x);
+  to.batch_stride = strides.batch;
+  to.row_stride = strides.row;
+  to.head_stride = strides.head;
+}
+
 const float* floats(const at::Tensor& x) {
   return x.defined() ? x.const_data_ptr<float>() : nullptr;
 }
@@ -24,9 +33,15 @@ const float* floats(const at::Tensor& x) {
 }  // namespace
 
 bool readable_by_kernels(const at::Tensor& x) {
-  const auto whole = [&](int dim) { return x.stride(dim) % 8 == 0 || x.size(dim) == 1; };
-  return x.stride(3) == 1 && whole(0) && whole(1) && whole(2) &&
+  const int64_t piece = 16 / x.element_size();
+  const auto [batch, row, head] = kernel_strides(x);
+  return x.stride(3) == 1 && batch % piece == 0 && row % piece == 0 && head % piece == 0 &&
          reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+}
+
+KernelStrides kernel_strides(const at::Tensor& x) {
+  const auto of = [&](int dim) { return x.size(dim) == 1 ? 0 : x.stride(dim); };
+  return {of(0), of(1), of(2)};
 }
 
 CudaSteps::CudaSteps(CudaInputs inputs, bool coded)
@@ -87,9 +102,7 @@ void CudaSteps::quantize_rows(const at::Tensor& x, const at::Tensor& weight, con
   const auto& image = plan_->image;
   cuda::QuantizeRowsLaunch launch;
   launch.x = x.const_data_ptr();
-  launch.batch_stride = x.stride(0);
-  launch.row_stride = x.stride(1);
-  launch.head_stride = x.stride(2);
+  set_strides(launch, x);
   launch.weight = floats(weight);
   launch.eps = inputs_.eps;
   launch.turns = floats(inputs_.turns);
@@ -110,9 +123,7 @@ void CudaSteps::quantize_values(void* stream) const {
   const at::Tensor& v = inputs_.v;
   cuda::QuantizeValuesLaunch launch;
   launch.x = v.const_data_ptr();
-  launch.batch_stride = v.stride(0);
-  launch.row_stride = v.stride(1);
-  launch.head_stride = v.stride(2);
+  set_strides(launch, v);
   launch.row_of_slot = plan_->row_of_slot();
   launch.slots = plan_->image.slots;
   launch.tokens = tokens_;
@@ -128,9 +139,7 @@ void CudaSteps::quantize_values(void* stream) const {
 void CudaSteps::pack_rows(const at::Tensor& x, const DevicePlan& plan, const at::Tensor& to, void* stream) const {
   cuda::PackBf16Launch launch;
   launch.from = x.const_data_ptr();
-  launch.batch_stride = x.stride(0);
-  launch.row_stride = x.stride(1);
-  launch.head_stride = x.stride(2);
+  set_strides(launch, x);
   launch.to = to.mutable_data_ptr();
   launch.row_of_slot = plan.row_of_slot();
   launch.batch = batch_;
@@ -182,9 +191,7 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.softmax_scale = softmax_scale;
   launch.out = out.mutable_data_ptr();
   launch.type = out_type(out.scalar_type());
-  launch.batch_stride = out.stride(0);
-  launch.row_stride = out.stride(1);
-  launch.head_stride = out.stride(2);
+  set_strides(launch, out);
   launch.lse = lse.defined() ? lse.mutable_data_ptr<float>() : nullptr;
   launch.row_max = row_max.defined() ? row_max.mutable_data_ptr<float>() : nullptr;
   void* stream = current_cuda_stream(device());
@@ -215,8 +222,9 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   const auto scratch = at::empty(
       {cuda::attention_bwd_scratch_bytes(batch_, heads_, image.segments, dim_, coded_)}, q.options().dtype(at::kByte));
   const auto rows = [](const at::Tensor& x) {
-    return cuda::DeviceRows{const_cast<void*>(x.const_data_ptr()), out_type(x.scalar_type()), x.stride(0), x.stride(2),
-                            x.stride(1)};
+    cuda::DeviceRows rows{const_cast<void*>(x.const_data_ptr()), out_type(x.scalar_type())};
+    set_strides(rows, x);
+    return rows;
   };
   cuda::AttentionBwdLaunch launch;
   launch.q = q.const_data_ptr();

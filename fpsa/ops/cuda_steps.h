@@ -5,8 +5,8 @@
 
 #include <memory>
 
-#include "fpsa/ops/attention_grad.h"
 #include "fpsa/kernel/cuda/launch.h"
+#include "fpsa/ops/attention_grad.h"
 #include "fpsa/ops/cuda_plan.h"
 
 namespace fpsa::ops {
@@ -20,7 +20,14 @@ struct CudaInputs {
   float eps = 0;
 };
 
-/// Whether a [B,L,H,D] tensor of two-byte elements has such strides.
+/// Strides of a [B,L,H,D] tensor for a launch, in elements: 0 along a dimension of one, which nobody steps along and
+/// where torch allows any.
+struct KernelStrides {
+  int64_t batch = 0, row = 0, head = 0;
+};
+KernelStrides kernel_strides(const at::Tensor& x);
+/// Whether a [B,L,H,D] tensor of two or four bytes an element has contiguous channels, and strides and data at
+/// multiples of 16 bytes.
 bool readable_by_kernels(const at::Tensor& x);
 
 /// What the attention kernels read. With codes: bytes and F32 (kernel/cuda/attention_fwd_e4m3_sm90a.h); without: BF16

@@ -3,8 +3,13 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cmath>
 #include <exception>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "fpsa/base/check.h"
@@ -23,8 +28,22 @@ namespace {
 
 using ops::Precision;
 
-// A peer's error may be twice that of one implementation: both sides round.
-constexpr double kForward = 2 * tolerance::kOpsGradRms, kBackward = 2 * tolerance::kOpsGradRms;
+// torch's setting for products of F32, put back at the end.
+class Float32Products {
+ public:
+  explicit Float32Products(const char* setting) : before_(at::globalContext().float32MatmulPrecision()) {
+    at::globalContext().setFloat32MatmulPrecision(setting);
+  }
+  ~Float32Products() {
+    using enum at::Float32MatmulPrecision;
+    at::globalContext().setFloat32MatmulPrecision(before_ == HIGHEST ? "highest" : before_ == HIGH ? "high" : "medium");
+  }
+  Float32Products(const Float32Products&) = delete;
+  Float32Products& operator=(const Float32Products&) = delete;
+
+ private:
+  at::Float32MatmulPrecision before_;
+};
 
 void check_close(const char* what, const at::Tensor& got, const at::Tensor& want, double limit) {
   const auto wide = [](const at::Tensor& x) { return x.to(at::kCPU).to(at::kDouble); };
@@ -42,57 +61,152 @@ struct Problem {
   bool heads_first = false;
   at::ScalarType type = at::kBFloat16;
   int64_t keys = 0;  // of check_cross
+
+  bool f16_products() const { return type == at::kHalf && precision == Precision::kNone; }
+  // A peer's error may be twice that of one implementation: both sides round.
+  double limit() const { return 2 * (f16_products() ? tolerance::kGpuF16Rms : tolerance::kOpsGradRms); }
+  std::string_view kernel() const {
+    return precision == Precision::kE4m3 ? "attention_fwd_e4m3_sm90a"
+           : type == at::kHalf           ? "attention_fwd_f16_sm90a"
+                                         : "attention_fwd_bf16_sm90a";
+  }
 };
 
+// Values of all bits that the type has.
 std::vector<at::Tensor> inputs_of(const Problem& problem, int count) {
   std::vector<at::Tensor> made;
   for (int i = 0; i < count; ++i) {
-    auto x = at::randn({problem.batch, problem.grid.volume(), problem.heads, problem.dim}).to(at::kBFloat16);
+    auto x = at::randn({problem.batch, problem.grid.volume(), problem.heads, problem.dim}).to(problem.type);
     made.push_back(problem.heads_first ? x.transpose(1, 2).contiguous() : x);
   }
   return made;
+}
+
+// The same values as the CPU takes them: it has no F16, and would code what the device rounds to BF16 before.
+at::Tensor on_cpu(const at::Tensor& x, const Problem& problem) {
+  if (problem.type == at::kBFloat16) return x;
+  return (problem.precision == Precision::kE4m3 ? x.to(at::kBFloat16) : x).to(at::kFloat);
 }
 
 std::shared_ptr<const ops::Plan> plan_of(const Problem& problem) {
   return ops::plan_for(problem.grid, problem.tile, problem.granularity, "sta", problem.window);
 }
 
-void check_forward_and_backward(const Problem& problem, const at::Device& device) {
-  // The CPU has no F16: it gets the same values in F32.
-  auto x = inputs_of(problem, 4);
-  std::vector<at::Tensor> y;
-  for (at::Tensor& one : x) {
-    const bool f16 = problem.type == at::kHalf;
-    if (!f16) one = one.to(problem.type);
-    y.push_back(one.to(device, problem.type));
-    if (f16) one = one.to(at::kFloat);
-  }
-  const auto plan = plan_of(problem);
+ops::AttentionOptions options_of(const Problem& problem) {
   ops::AttentionOptions options;
   options.precision = problem.precision;
   options.heads_first = problem.heads_first;
-  options = ops::saving(options);
-  const auto want = ops::attention(x[0], x[1], x[2], *plan, options);
-  const auto got = ops::attention(y[0], y[1], y[2], *plan, options);
-  FPSA_CHECK(got.out.scalar_type() == problem.type, "out: expected the type of q, got ",
-             c10::toString(got.out.scalar_type()));
-  check_close("out", got.out.to(x[0].scalar_type()), want.out, kForward);
-  check_close("lse", got.lse, want.lse, tolerance::kGpuLse);
-  if (want.exact.defined()) check_close("exact", got.exact.to(x[0].scalar_type()), want.exact, kForward);
-  const auto expected = ops::attention_backward(x[3], x[0], x[1], x[2], want, *plan, options);
-  const auto gradients = ops::attention_backward(y[3], y[0], y[1], y[2], got, *plan, options);
-  check_close("d_q", gradients.q.to(x[0].scalar_type()), expected.q, kBackward);
-  check_close("d_k", gradients.k.to(x[0].scalar_type()), expected.k, kBackward);
-  check_close("d_v", gradients.v.to(x[0].scalar_type()), expected.v, kBackward);
+  return ops::saving(options);
 }
 
-// Bits of Q's codes and scales.
+void check_result(const Problem& problem, const ops::AttentionResult& got, const ops::AttentionResult& want) {
+  FPSA_CHECK(got.kernel.starts_with(problem.kernel()), "kernel: expected ", problem.kernel(), ", got ", got.kernel);
+  FPSA_CHECK(got.out.scalar_type() == problem.type, "out: expected the type of q, got ",
+             c10::toString(got.out.scalar_type()));
+  check_close("out", got.out.to(want.out.scalar_type()), want.out, problem.limit());
+  check_close("lse", got.lse, want.lse, tolerance::kGpuLse);
+  if (want.exact.defined()) check_close("exact", got.exact.to(want.exact.scalar_type()), want.exact, problem.limit());
+}
+
+void check_gradients(const Problem& problem, const ops::AttentionGradients& got, const ops::AttentionGradients& want) {
+  for (const auto& [name, x, y] :
+       {std::tuple("d_q", &got.q, &want.q), {"d_k", &got.k, &want.k}, {"d_v", &got.v, &want.v}}) {
+    FPSA_CHECK(x->scalar_type() == problem.type, name, ": expected the type of q, got ",
+               c10::toString(x->scalar_type()));
+    check_close(name, x->to(y->scalar_type()), *y, problem.limit());
+  }
+}
+
+void check_forward_and_backward(const Problem& problem, const at::Device& device) {
+  const auto values = inputs_of(problem, 4);
+  std::vector<at::Tensor> x, y;
+  for (const at::Tensor& one : values) {
+    x.push_back(on_cpu(one, problem));
+    y.push_back(one.to(device));
+  }
+  if (problem.type != at::kBFloat16) x[3] = values[3].to(at::kFloat);  // the gradient is not coded
+  const auto plan = plan_of(problem);
+  const auto options = options_of(problem);
+  const auto want = ops::attention(x[0], x[1], x[2], *plan, options);
+  const auto got = ops::attention(y[0], y[1], y[2], *plan, options);
+  check_result(problem, got, want);
+  check_gradients(problem, ops::attention_backward(y[3], y[0], y[1], y[2], got, *plan, options),
+                  ops::attention_backward(x[3], x[0], x[1], x[2], want, *plan, options));
+}
+
+// The gradients that torch's graph gives are those of the backward.
+void check_autograd(const Problem& problem, const at::Device& device) {
+  std::vector<at::Tensor> x;
+  for (const at::Tensor& one : inputs_of(problem, 4))
+    x.push_back(one.to(device));
+  const auto plan = plan_of(problem);
+  const auto options = options_of(problem);
+  const auto result = ops::attention(x[0], x[1], x[2], *plan, options);
+  const auto want = ops::attention_backward(x[3], x[0], x[1], x[2], result, *plan, options);
+  const at::AutoGradMode gradients(true);
+  for (int i = 0; i < 3; ++i)
+    x[static_cast<size_t>(i)].set_requires_grad(true);
+  const auto out = ops::differentiable_attention(x[0], x[1], x[2], plan, options).out;
+  FPSA_CHECK(at::equal(out.detach(), result.out), "out: expected the forward's bits with gradients too, got others");
+  out.backward(x[3]);
+  FPSA_CHECK(at::equal(x[0].grad(), want.q) && at::equal(x[1].grad(), want.k) && at::equal(x[2].grad(), want.v),
+             "gradients: expected the backward's bits, got others");
+}
+
+// The first call of a plan, whose upload that stream must find.
+void check_side_stream(const Problem& problem, const at::Device& device) {
+  const auto x = inputs_of(problem, 3);
+  const std::vector<at::Tensor> y = {x[0].to(device), x[1].to(device), x[2].to(device)};
+  const auto plan = plan_of(problem);
+  const auto options = options_of(problem);
+  const c10::impl::VirtualGuardImpl cuda(at::kCUDA);
+  const c10::StreamGuard side(cuda.getStreamFromGlobalPool(device));
+  check_result(problem, ops::attention(y[0], y[1], y[2], *plan, options),
+               ops::attention(x[0], x[1], x[2], *plan, options));
+}
+
+// Any stride is legal where there is one of something.
+void check_strides_of_one(const Problem& problem, const at::Device& device) {
+  std::vector<at::Tensor> even, odd;
+  for (const at::Tensor& one : inputs_of(problem, 4)) {
+    even.push_back(one.to(device));
+    odd.push_back(even.back().as_strided(one.sizes(), {3, problem.dim, 5, 1}));
+  }
+  const auto plan = plan_of(problem);
+  auto options = options_of(problem);
+  const auto want = ops::attention(even[0], even[1], even[2], *plan, options);
+  const auto expected = ops::attention_backward(even[3], even[0], even[1], even[2], want, *plan, options);
+  options.out = at::empty_like(even[0]).as_strided(even[0].sizes(), {3, problem.dim, 5, 1});
+  const auto got = ops::attention(odd[0], odd[1], odd[2], *plan, options);
+  const auto gradients = ops::attention_backward(odd[3], odd[0], odd[1], odd[2], got, *plan, options);
+  FPSA_CHECK(at::equal(got.out, want.out) && at::equal(gradients.q, expected.q) &&
+                 at::equal(gradients.k, expected.k) && at::equal(gradients.v, expected.v),
+             "expected the bits of contiguous tensors, got others");
+}
+
+// F32 without codes is refused unless torch was told that its products may be those of BF16.
+void check_refusal(const Problem& problem, const at::Device& device) {
+  const Float32Products exact("highest");
+  const auto x = inputs_of(problem, 1)[0].to(device);
+  std::string said = "nothing";
+  try {
+    ops::attention(x, x, x, *plan_of(problem), options_of(problem));
+  } catch (const c10::Error& error) {
+    said = error.what_without_backtrace();
+  }
+  FPSA_CHECK(said.find("dtype: expected bfloat16 or float16 for precision none") != std::string::npos,
+             "expected a refusal of F32, got ", said);
+}
+
+// Bits of Q's codes and scales, of widths that are whole spans of the kernel's and others.
 void check_codes(const Problem& problem, const at::Device& device) {
   const auto x = inputs_of(problem, 1)[0];
   const auto plan = plan_of(problem);
   const auto want = ops::quantize_tokens(x, *plan);
   const auto y = x.to(device);
-  const ops::CudaSteps steps({y, y, y}, *plan, /*coded=*/true);
+  ops::CudaInputs inputs;
+  inputs.q = inputs.k = inputs.v = y;
+  const ops::CudaSteps steps(inputs, *plan, /*coded=*/true);
   steps.pack();
   const auto codes = steps.packed().q.to(at::kCPU), scales = steps.packed().q_scale.to(at::kCPU);
   const kernel::cuda::SegmentLayout layout(plan->order().tile_begin());
@@ -127,7 +241,7 @@ void check_projected(const Problem& problem, const at::Device& device) {
   for (at::Tensor* one : {&projected.q, &projected.k, &projected.v, &projected.q_weight, &projected.k_weight,
                           &projected.rope})
     *one = one->to(device);
-  check_close("out", ops::attention_of_projected(projected, *plan, Precision::kE4m3).out, want.out, kForward);
+  check_close("out", ops::attention_of_projected(projected, *plan, Precision::kE4m3).out, want.out, problem.limit());
 }
 
 void check_dense_and_copies(const Problem& problem, const at::Device& device) {
@@ -135,31 +249,45 @@ void check_dense_and_copies(const Problem& problem, const at::Device& device) {
   // Channels that are not contiguous are copied.
   const auto far = [&](const at::Tensor& one) { return one.to(device).transpose(1, 3).contiguous().transpose(1, 3); };
   const auto want = ops::dense_attention(x[0], x[1], x[2]);
-  check_close("out", ops::dense_attention(far(x[0]), far(x[1]), far(x[2])).out, want.out, kForward);
+  check_close("out", ops::dense_attention(far(x[0]), far(x[1]), far(x[2])).out, want.out, problem.limit());
+}
+
+// With one key P is 1 and its derivative 0: what comes is the rounding of terms that cancel, dP - D, along the other
+// operand. `bound`: the norm of each row's terms.
+void check_vanishing(const char* what, const Problem& problem, const at::Tensor& got, const at::Tensor& bound) {
+  const double unit = tolerance::kGpuVanishing * (problem.f16_products() ? 0x1p-3 : 1.0);
+  const auto rows = got.to(at::kCPU).to(at::kDouble).norm(2, -1);
+  const double worst = (rows / bound.clamp_min(1e-300)).max().item<double>();
+  FPSA_CHECK(worst <= unit, what, ": expected 0 to within ", unit, " of its terms, got ", worst);
 }
 
 // Queries and keys of different numbers, and none of either.
 void check_cross(const Problem& problem, const at::Device& device) {
   const auto make = [&](int64_t tokens) {
-    return at::randn({problem.batch, tokens, problem.heads, problem.dim}).to(at::kBFloat16);
+    return at::randn({problem.batch, tokens, problem.heads, problem.dim}).to(problem.type);
   };
   const int64_t queries = problem.grid.volume();
   const auto q = make(queries), k = make(problem.keys), v = make(problem.keys), d_out = make(queries);
+  const auto x = [&](const at::Tensor& one) { return on_cpu(one, problem); };
   const auto y = [&](const at::Tensor& one) { return one.to(device); };
   const auto options = ops::saving({});
-  const auto want = ops::dense_attention(q, k, v, options), got = ops::dense_attention(y(q), y(k), y(v), options);
+  const auto want = ops::dense_attention(x(q), x(k), x(v), options),
+             got = ops::dense_attention(y(q), y(k), y(v), options);
   if (problem.keys == 0) {
-    FPSA_CHECK(at::equal(got.out.to(at::kCPU), want.out) && at::equal(got.lse.to(at::kCPU), want.lse),
+    FPSA_CHECK(at::equal(got.out.to(at::kCPU).to(want.out.scalar_type()), want.out) &&
+                   at::equal(got.lse.to(at::kCPU), want.lse),
                "out: expected zeros, and lse -inf, where there is no key");
   } else {
-    check_close("out", got.out, want.out, kForward);
-    check_close("lse", got.lse, want.lse, tolerance::kGpuLse);
+    check_result(problem, got, want);
   }
-  const auto expected = ops::dense_attention_backward(d_out, q, k, v, want, options);
+  const auto expected = ops::dense_attention_backward(x(d_out), x(q), x(k), x(v), want, options);
   const auto gradients = ops::dense_attention_backward(y(d_out), y(q), y(k), y(v), got, options);
-  check_close("d_q", gradients.q, expected.q, kBackward);
-  check_close("d_k", gradients.k, expected.k, kBackward);
-  check_close("d_v", gradients.v, expected.v, kBackward);
+  if (problem.keys != 1) return check_gradients(problem, gradients, expected);
+  check_close("d_v", gradients.v.to(expected.v.scalar_type()), expected.v, problem.limit());
+  const auto norm = [](const at::Tensor& one) { return one.to(at::kDouble).norm(2, -1); };  // [B,L,H]
+  const auto d_s = norm(d_out) * norm(v) / std::sqrt(static_cast<double>(problem.dim));
+  check_vanishing("d_q", problem, gradients.q, d_s * norm(k));
+  check_vanishing("d_k", problem, gradients.k, (d_s * norm(q)).sum(1, /*keepdim=*/true));
 }
 
 }  // namespace
@@ -167,10 +295,10 @@ void check_cross(const Problem& problem, const at::Device& device) {
 std::vector<OperatorVerdict> check_operators(int index) {
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
   const at::NoGradGuard no_gradients;
-  at::globalContext().setFloat32MatmulPrecision("medium");  // F32 at precision none is refused otherwise
+  const Float32Products rounded("medium");  // F32 at precision none is refused otherwise
   std::vector<OperatorVerdict> verdicts;
   const auto check = [&](const std::string& name, auto&& function, const Problem& problem) {
-    OperatorVerdict verdict{name, {}};
+    OperatorVerdict verdict{join(name, " D", problem.dim), {}};
     try {
       function(problem, device);
     } catch (const std::exception& error) {
@@ -179,41 +307,57 @@ std::vector<OperatorVerdict> check_operators(int index) {
     verdicts.push_back(verdict);
   };
   for (const int64_t dim : {64, 128}) {
-    for (const Precision precision : {Precision::kNone, Precision::kE4m3})
-      for (const bool heads_first : {false, true}) {
-        Problem problem;
-        problem.dim = dim;
+    Problem plain;
+    plain.dim = dim;
+    for (const at::ScalarType type : {at::kBFloat16, at::kHalf, at::kFloat})
+      for (const Precision precision : {Precision::kNone, Precision::kE4m3}) {
+        Problem problem = plain;
+        problem.type = type;
         problem.precision = precision;
-        problem.heads_first = heads_first;
-        check(join("forward and backward ", precision == Precision::kNone ? "none" : "e4m3", " D", dim,
-                   heads_first ? " heads first" : ""),
-              check_forward_and_backward, problem);
+        const auto of = join(' ', c10::toString(type), precision == Precision::kNone ? " none" : " e4m3");
+        for (const bool heads_first : {false, true}) {
+          problem.heads_first = heads_first;
+          check(join("forward and backward", of, heads_first ? " heads first" : ""), check_forward_and_backward,
+                problem);
+        }
+        check(join("autograd", of, " heads first"), check_autograd, problem);
+        problem.heads_first = false;
+        problem.batch = problem.heads = 1;
+        check(join("strides of one", of), check_strides_of_one, problem);
       }
-    for (const at::ScalarType type : {at::kHalf, at::kFloat}) {
-      Problem problem;
-      problem.dim = dim;
-      problem.type = type;
-      check(join("forward and backward e4m3 D", dim, " ", c10::toString(type)), check_forward_and_backward, problem);
-      problem.precision = Precision::kNone;
-      check(join("forward and backward none D", dim, " ", c10::toString(type)), check_forward_and_backward, problem);
+    for (const at::ScalarType type : {at::kBFloat16, at::kHalf})
+      for (const int64_t keys : {0, 1, 77, 2500}) {
+        Problem problem = plain;
+        problem.precision = Precision::kNone;
+        problem.type = type;
+        problem.keys = keys;
+        check(join("dense, ", keys, " keys ", c10::toString(type)), check_cross, problem);
+      }
+    for (const int64_t heads : {3, 4, 8}) {
+      Problem problem = plain;
+      problem.heads = heads;
+      for (const pattern::Grid& granularity : {pattern::Grid{3, 4, 8}, {6, 4, 16}, {1, 2, 4}}) {
+        problem.granularity = granularity;
+        check(join("codes of ", heads, " heads, granularity ", pattern::to_string(granularity)), check_codes, problem);
+      }
+      problem.granularity = plain.granularity;
+      check(join("projected, ", heads, " heads"), check_projected, problem);
     }
-    for (const int64_t keys : {0, 1, 77, 2500}) {
-      Problem problem;
-      problem.dim = dim;
-      problem.keys = keys;
-      check(join("dense, ", keys, " keys D", dim), check_cross, problem);
-    }
-    for (const pattern::Grid& granularity : {pattern::Grid{3, 4, 8}, {6, 4, 16}, {1, 2, 4}}) {
-      Problem problem;
-      problem.dim = dim;
-      problem.granularity = granularity;
-      check(join("codes D", dim, " granularity ", pattern::to_string(granularity)), check_codes, problem);
-    }
-    Problem problem;
-    problem.dim = dim;
-    check(join("projected D", dim), check_projected, problem);
-    check(join("dense, strides that are copied D", dim), check_dense_and_copies, problem);
+    check("dense, strides that are copied", check_dense_and_copies, plain);
+    Problem refused = plain;
+    refused.precision = Precision::kNone;
+    refused.type = at::kFloat;
+    check("F32 refused under 'highest'", check_refusal, refused);
+    Problem fresh = plain;
+    fresh.grid = {7, 12, 20};  // which no other case has
+    fresh.tile = {3, 4, dim == 64 ? 8 : 4};
+    fresh.granularity = fresh.tile;
+    check("a new plan on a side stream", check_side_stream, fresh);
   }
+  Problem wide;  // the widest model's
+  wide.heads = 40;
+  check("codes of 40 heads", check_codes, wide);
+  check("projected, 40 heads", check_projected, wide);
   return verdicts;
 }
 

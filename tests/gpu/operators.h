@@ -11,9 +11,10 @@ struct OperatorVerdict {
   std::string failure;  // empty where it passed
 };
 
-/// Forward and backward, both precisions and head dims, heads first and not, F16 and F32; keys of another number than
-/// queries; the pre-pass; codes bit for bit; a call with
-/// strides that must be copied; a captured plan that is not on the device.
+/// Forward and backward in BF16, F16 and F32, both precisions and head dims, heads first and not, with the kernel that
+/// must have run; through autograd; keys of another number than queries; the pre-pass; codes bit for bit; strides that
+/// must be copied, and odd ones along dimensions of one; a plan first used on another stream; F32 refused where torch
+/// does not allow its rounding.
 std::vector<OperatorVerdict> check_operators(int device);
 
 }  // namespace fpsa::gpu

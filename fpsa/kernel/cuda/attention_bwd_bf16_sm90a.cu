@@ -49,7 +49,7 @@ void check_rows(const DeviceRows& rows, const char* name) {
   const int64_t bytes = rows.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {rows.batch_stride, rows.head_stride, rows.row_stride})
     FPSA_CHECK(stride * bytes % 16 == 0, name, ": expected strides that are multiples of 16 bytes, got ",
-               stride * bytes);
+               stride * bytes, "; copy it to rows that are, or pass 0 along a dimension of one");
   check_alignment({rows.data});
 }
 

@@ -20,7 +20,8 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 ///   Requires  items of all heads and batches fewer than 2^31; slots without a token: zeros; scales positive
 ///   Numerics  as the contract. Without codes S2 = dot * (log2(e) softmax_scale). With codes S comes from the FP8
 ///             products of the forward, S2 = dot * ((log2(e) softmax_scale q_scale) k_scale), P of dV is its code. P
-///             (without codes) and dS are rounded to BF16 (F16) once, as is d_out, whose rounded values D is made of too
+///             (without codes) and dS are rounded to BF16 (F16) once, as is d_out, whose rounded values D is made of
+///             too
 ///   Threads   deterministic: a row's bits do not depend on the number of blocks of the launch
 struct AttentionBwdParams {
   ptx::TensorMap q, k, v, d_out, q_codes, k_codes;

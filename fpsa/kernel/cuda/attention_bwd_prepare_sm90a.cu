@@ -32,18 +32,19 @@ int64_t prepare_blocks(int64_t segments) {
 
 void start_attention_bwd_prepare(const AttentionBwdPrepareParams& params, int64_t dim, bool coded, bool f16,
                                  void* stream) {
-  using enum ptx::Element;
-  auto* kernel = attention_bwd_prepare_kernel<128, false, kBf16>;
-  if (dim == 128) {
-    if (f16) kernel = attention_bwd_prepare_kernel<128, false, kF16>;
-    if (coded) kernel = attention_bwd_prepare_kernel<128, true, kBf16>;
-  } else {
-    kernel = f16     ? attention_bwd_prepare_kernel<64, false, kF16>
-             : coded ? attention_bwd_prepare_kernel<64, true, kBf16>
-                     : attention_bwd_prepare_kernel<64, false, kBf16>;
-  }
-  start(kernel, "attention_bwd_prepare", prepare_blocks(int64_t{params.batch} * params.heads * params.segments),
-        kPrepareThreads, 0, params, stream);
+  const int64_t blocks = prepare_blocks(int64_t{params.batch} * params.heads * params.segments);
+  // Every instantiation, in one list; codes have BF16 operands.
+#define FPSA_CASE(dim_, coded_, f16_)                                                                            \
+  if (dim == dim_ && coded == coded_ && f16 == f16_)                                                             \
+  return start(attention_bwd_prepare_kernel<dim_, coded_, f16_ ? ptx::Element::kF16 : ptx::Element::kBf16>,     \
+               "attention_bwd_prepare", blocks, kPrepareThreads, 0, params, stream)
+  FPSA_CASE(128, false, false);
+  FPSA_CASE(128, false, true);
+  FPSA_CASE(128, true, false);
+  FPSA_CASE(64, false, false);
+  FPSA_CASE(64, false, true);
+  FPSA_CASE(64, true, false);
+#undef FPSA_CASE
 }
 
 void launch_expand_codes(const ExpandCodesLaunch& launch, void* stream) {

@@ -10,8 +10,8 @@ namespace fpsa::kernel::cuda::inline FPSA_TARGET {
 
 inline constexpr int kHalfRow = 64;  // 16-bit elements of one row of the swizzle
 
-/// Attention forward on BF16 or F16: the contract of kernel/attention.h (bf16 entries) for all heads of a batch at once,
-/// by AttentionParams with these maps.
+/// Attention forward on BF16 or F16: the contract of kernel/attention.h (bf16 entries) for all heads of a batch at
+/// once, by AttentionParams with these maps.
 ///   Shapes    q, k, v [B,H,slots,D] BF16, or all F16, as pack_bf16_sm90a writes them
 ///   Requires  slots without a token: zeros; softmax_scale > 0
 ///   Numerics  as the contract, with m = the running ceil(max S2) and P rounded to the inputs' type (F16: below

@@ -136,6 +136,8 @@ void synchronize(void* stream) {
 
 void copy_to_device(void* device, const void* host, int64_t bytes) {
   check(cudaMemcpy(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice), "copy to the device");
+  // Bytes of pageable memory may still be on their way, and torch's other streams do not wait for the legacy one.
+  check(cudaStreamSynchronize(cudaStreamLegacy), "copy to the device");
 }
 
 void copy_to_host(void* host, const void* device, int64_t bytes) {

@@ -40,8 +40,8 @@ struct DeviceState {
 };
 DeviceState state_of(int device);
 
-/// Makes a device the current one of this thread for the kernels of this build, which have a runtime of their own beside
-/// torch's, and puts the former one back.
+/// Makes a device the current one of this thread for the kernels of this build, which have a runtime of their own
+/// beside torch's, and puts the former one back.
 ///   Errors    fpsa::Error: no such device
 class DeviceScope {
  public:
@@ -59,7 +59,8 @@ bool is_capturing(void* stream);
 /// Waits for a stream's work.
 ///   Errors    fpsa::Error with CUDA's name of the error, also of one in an earlier launch
 void synchronize(void* stream);
-/// Copies and waits; neither may be called while a stream of the thread is captured.
+/// Copies and waits, so that any stream finds the bytes; to the host what the default stream wrote, or another one that
+/// was waited for. Neither may be called while a stream of the thread is captured.
 void copy_to_device(void* device, const void* host, int64_t bytes);
 void copy_to_host(void* host, const void* device, int64_t bytes);
 /// Enqueues writing one byte value over memory.

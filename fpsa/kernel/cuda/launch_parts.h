@@ -90,7 +90,8 @@ inline int64_t checked_items(const AttentionFwdLaunch& launch) {
              launch.softmax_scale);
   const int64_t bytes = launch.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {launch.batch_stride, launch.head_stride, launch.row_stride})
-    FPSA_CHECK(stride * bytes % 16 == 0, "out: expected strides that are multiples of 16 bytes, got ", stride * bytes);
+    FPSA_CHECK(stride * bytes % 16 == 0, "out: expected strides that are multiples of 16 bytes, got ", stride * bytes,
+               "; give rows that are, or pass 0 along a dimension of one");
   check_alignment({launch.q, launch.k, launch.v, launch.out});
   return items;
 }

@@ -19,7 +19,8 @@ void launch_pack_bf16(const PackBf16Launch& launch, void* stream) {
   FPSA_CHECK(blocks <= std::numeric_limits<int32_t>::max(), "batch: its heads have ", blocks,
              " segments, expected at most 2^31 - 1; split it");
   for (const int64_t stride : {launch.batch_stride, launch.head_stride, launch.row_stride})
-    FPSA_CHECK(stride % 8 == 0, "pack: expected strides that are multiples of 16 bytes, got ", stride * 2);
+    FPSA_CHECK(stride % 8 == 0, "pack: expected strides that are multiples of 16 bytes, got ", stride * 2,
+               "; copy it to rows that are, or pass 0 along a dimension of one");
   check_alignment({launch.from, launch.to});
   multiprocessors();  // refuses other devices
   PackBf16Params params;

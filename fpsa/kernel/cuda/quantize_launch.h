@@ -11,8 +11,8 @@ namespace fpsa::kernel::cuda {
 ///             ... of each pair's angle, for all of the batch, or null: no rotation; plan: QuantizePlan::words
 ///             (tiling/quantize_plan.h) with its counts; codes [B,H,slots,D]; scale F32 [B,H,slots]
 ///   Layout    x: strides in elements, D contiguous, rows at multiples of 16 bytes; weight, turns, codes, scale and
-///             scratch at multiples of 16 bytes; codes and scale contiguous. Norm and turns both null: x is quantised as
-///             it is
+///             scratch at multiples of 16 bytes; codes and scale contiguous. Norm and turns both null: x is quantised
+///             as it is
 ///   Units     real = code x scale
 ///   Requires  D 64 or 128, H*D at most 10,880; eps 2^-100 or more; scratch of quantize_rows_scratch_bytes(), which
 ///             holds nothing before or after and serves one launch at a time

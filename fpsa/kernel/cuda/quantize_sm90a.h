@@ -15,7 +15,7 @@ struct Projection {
 
 /// Q or K. Any number of blocks of quantize_warps() + kOtherQuantizeWarps warps, with the shared memory of
 /// quantize_map().
-///   Requires  magnitudes, complete and ticket zero; batch x tasks fewer than 2^31; a sample's codes fewer than 2^32
+///   Requires  magnitudes, complete and ticket zero; batch x tasks fewer than 2^31
 struct QuantizeRowsParams {
   Projection x;
   const float *weight = nullptr, *turns = nullptr;

@@ -20,7 +20,7 @@ using testing_support::BackwardResult;
 using testing_support::EmulatedBackward;
 
 struct Pass {
-  bool of_keys, coded;
+  bool of_keys, coded, f16 = false;
 };
 
 // Small, yet: rows of three tiles, two of them ragged, make an item for both groups and one for one, and their lists
@@ -32,6 +32,7 @@ BackwardProblem small_problem(const Pass& pass) {
   problem.tile = {2, 4, 8};
   problem.granularity = problem.tile;
   problem.coded = pass.coded;
+  problem.f16 = pass.f16;
   constexpr int64_t kTiles = 14;
   std::vector<uint8_t> visible(kTiles * kTiles);
   for (const size_t row : {0, 6, 13})
@@ -114,6 +115,19 @@ TEST_P(BackwardMutations, EveryFlippedPhaseIsNoticed) {
 TEST_P(BackwardMutations, TwoSwappedRegistersOfAFragmentAreNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kSwap, {"wgmma_e4m3", "wgmma_bf16"}), GetParam().of_keys ? 4 : 3);
 }
+
+// F16 is the same body but for its products, so these alone are mutated.
+class F16BackwardMutations : public BackwardMutations {};
+
+TEST_P(F16BackwardMutations, EveryDroppedProductAndEverySwapIsNoticed) {
+  const int products = GetParam().of_keys ? 4 : 3;
+  EXPECT_EQ(all_noticed(Mutation::Kind::kDrop, {"wgmma_f16"}), products);
+  EXPECT_EQ(all_noticed(Mutation::Kind::kSwap, {"wgmma_f16"}), products);
+  EXPECT_EQ(all_noticed(Mutation::Kind::kDrop, {"wgmma_bf16", "wgmma_e4m3"}), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(F16, F16BackwardMutations, testing::Values(Pass{true, false, true}, Pass{false, false, true}),
+                         [](const auto& info) { return info.param.of_keys ? "OfKeys" : "OfQueries"; });
 
 INSTANTIATE_TEST_SUITE_P(Passes, BackwardMutations,
                          testing::Values(Pass{true, false}, Pass{false, false}, Pass{true, true}, Pass{false, true}),

@@ -98,6 +98,22 @@ TEST(QuantizeSm90a, TakesAGridSmallerThanASegmentAndAWideRow) {
   check(EmulatedQuantize(problem), 1);
 }
 
+// The loops without branches, of which every warp goes round more than once, the last time not all of them.
+TEST(QuantizeSm90a, TakesWholeSpansInMoreRoundsThanOne) {
+  for (const int64_t dim : {64, 128}) {
+    SCOPED_TRACE(join("dim ", dim));
+    QuantizeProblem problem = ragged(22 * 128 / dim, dim);
+    const int spans = static_cast<int>(problem.heads * dim / kSpanColumns), warps = quantize_warps(problem.heads * dim);
+    ASSERT_EQ(problem.heads * dim % kSpanColumns, 0);
+    ASSERT_GT(spans, warps);
+    problem.grid = {1, 2, 4};  // two quads of four tokens, of one group
+    for (const bool norm : {true, false}) {
+      problem.norm = problem.turn = norm;
+      check(EmulatedQuantize(problem));
+    }
+  }
+}
+
 TEST(QuantizeSm90a, ZerosGetScaleOneAndKeepTheirSign) {
   for (const bool norm : {true, false}) {
     QuantizeProblem problem = ragged(2, 64);

@@ -9,6 +9,9 @@
 //   * accumulators hold NaN from the product to the wait for it, and A's registers may not change in between;
 //   * no progress, a wait for the wrong phase, a missing arrival, an access out of bounds are errors that name the
 //     thread, the barrier and the line of the kernel.
+// Global memory has no order here: who reads it sees every earlier write of any block. What blocks tell each other
+// through it (ptx/global.h) is noticed to be missing only in a schedule that reads too early, by the bits; that it is a
+// release or an acquire is not watched at all.
 #pragma once
 
 #include <cstdint>

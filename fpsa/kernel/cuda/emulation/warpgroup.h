@@ -23,7 +23,7 @@ struct Product {
   uint64_t a = 0, b = 0;  // descriptors
   bool a_rows_along_k = false;
 
-  /// The function of ptx/wgmma.h.
+  /// The name that calls of it have in a Report and a Mutation, whichever function of ptx/wgmma.h issued it.
   const char* function() const {
     return type == kE4m3 ? "wgmma_e4m3" : type == kF16 ? "wgmma_f16" : "wgmma_bf16";
   }

@@ -1,7 +1,8 @@
 // Copies that the tensor memory accelerator does by itself. One thread issues them.
 //
 // A load adds its bytes to the phase of an mbarrier, whose end says that they have come. Elements outside the array
-// are zeros and count as bytes. Shared addresses are multiples of 128, of the swizzle's pattern where there is one.
+// are zeros and count as bytes. Shared addresses of boxes are multiples of 128, of the swizzle's pattern where there is
+// one; those of copy_bytes() of 16.
 #pragma once
 
 #include "fpsa/kernel/cuda/ptx/tensor_map.h"
@@ -25,7 +26,7 @@ FPSA_PTX(
           : "memory");
     })
 
-/// cp.async.bulk: contiguous bytes, a multiple of 16, from a multiple of 16.
+/// cp.async.bulk: contiguous bytes, a multiple of 16, from a multiple of 16 to one.
 FPSA_PTX(void copy_bytes(SharedAddress to, const void* from, uint32_t bytes, SharedAddress barrier FPSA_SITE), {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(barrier)

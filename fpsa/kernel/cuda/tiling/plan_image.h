@@ -1,4 +1,5 @@
-// What the sm_90a kernels read of a grid, a granularity and a mask, as one block of bytes that is copied to a device once.
+// What the sm_90a kernels read of a grid, a granularity and a mask, as one block of bytes that is copied to a device
+// once.
 #pragma once
 
 #include <cstddef>
