@@ -43,7 +43,7 @@ CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded) : CudaStep
   plan_ = key_plan_ = plan_on_device(plan, device(), current_cuda_stream(device()));
   const auto& image = plan_->image;
   work_ = {plan_->at<cuda::WorkItem>(image.items), plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
-           image.item_count};
+           image.item_count, image.paired};
   allocate();
 }
 
@@ -54,7 +54,8 @@ CudaSteps::CudaSteps(CudaInputs inputs, const CrossPlan& plan) : CudaSteps(std::
   plan_ = plan_on_device(*plan.queries, device(), stream);
   key_plan_ = plan_on_device(*plan.keys, device(), stream);
   cross_work_ = cross_work_on_device(plan, /*of_keys=*/false, device(), stream);
-  work_ = {cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(), cross_work_->item_count};
+  work_ = {cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(), cross_work_->item_count,
+           cross_work_->paired};
   allocate();
 }
 
@@ -169,6 +170,7 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.entries = work_.entries;
   launch.row_of_slot = work_.row_of_slot;
   launch.item_count = work_.item_count;
+  launch.paired = work_.paired;
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = image.segments;
@@ -236,7 +238,8 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   launch.out = rows(saved.out);
   launch.d_out = rows(d_out);
   launch.of_queries = work_;
-  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count};
+  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count,
+                    keys->paired};
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = image.segments;

@@ -72,6 +72,7 @@ AttentionRows run_on_device(const AttentionOnCodes& attention, bool exact, Devic
   launch.entries = static_cast<const int32_t*>(entries.data());
   launch.row_of_slot = static_cast<const int32_t*>(slot_rows.data());
   launch.item_count = static_cast<int64_t>(attention.work().items.size());
+  launch.paired = attention.work().paired;
   launch.batch = problem.batch;
   launch.heads = problem.heads;
   launch.query_segments = launch.key_segments = layout.segments();

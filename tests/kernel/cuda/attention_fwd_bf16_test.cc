@@ -137,6 +137,14 @@ TEST(AttentionFwdBf16Sm90a, EveryHeadHasItsMaskAndSomeRowsSeeNothing) {
   EXPECT_GT(std::ranges::count(attention.reference().lse, -std::numeric_limits<float>::infinity()), 0);
 }
 
+TEST(AttentionFwdBf16Sm90a, ClustersGiveTheBitsOfSingleBlocks) {
+  testing_support::expect_the_bits_of_single_blocks<EmulatedBf16>();
+}
+
+TEST(AttentionFwdF16Sm90a, ClustersGiveTheBitsOfSingleBlocks) {
+  testing_support::expect_the_bits_of_single_blocks<EmulatedBf16>(/*f16=*/true);
+}
+
 TEST(AttentionFwdBf16Sm90a, TakesAGridSmallerThanABlock) {
   EmulatedProblem problem = ragged(64);
   problem.grid = {1, 1, 5};

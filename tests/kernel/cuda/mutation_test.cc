@@ -58,10 +58,27 @@ RunKernel run_f16() {
   };
 }
 
+// Two blocks of threads as a cluster, which share the pairs and then take an item each.
+RunKernel run_bf16_clusters() {
+  return [attention = EmulatedBf16(small_problem())](const auto& options, auto* report) {
+    return attention.emulated({.type = OutType::kBf16, .blocks = 2, .cluster = 2}, options, report);
+  };
+}
+
+RunKernel run_e4m3_clusters() {
+  return [attention = EmulatedAttention(small_problem())](const auto& options, auto* report) {
+    EmulatedAttention::RunOptions run;
+    run.cluster = 2;
+    run.type = OutType::kBf16;
+    return attention.emulated(run, options, report);
+  };
+}
+
 struct Kernel {
   const char* name;
   RunKernel (*make)();
   const char* product;
+  bool clusters = false;
 };
 
 // Whether one of a few seeds ends in an error or in other bits than the kernel's.
@@ -110,8 +127,9 @@ TEST_P(Mutations, NothingChangesWithoutOne) {
 }
 
 TEST_P(Mutations, EveryDroppedBarrierAndArrivalIsNoticed) {
-  EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"mbarrier_init", "mbarrier_arrive", "mbarrier_arrive_expect_tx",
-                                                "mbarrier_wait", "barrier_arrive", "sync_block"}),
+  EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
+                        {"mbarrier_init", "mbarrier_arrive", "mbarrier_arrive_expect_tx", "mbarrier_wait",
+                         "barrier_arrive", "sync_block", "mbarrier_arrive_cluster", "cluster_arrive", "cluster_wait"}),
             15);
 }
 
@@ -123,8 +141,17 @@ TEST_P(Mutations, EveryDroppedFenceAndWaitOfTheProductsIsNoticed) {
 
 TEST_P(Mutations, EveryDroppedCopyOrProductIsNoticed) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop,
-                        {"copy_box_2d", "copy_box_3d", "copy_bytes", GetParam().product, "store_matrix_x4"}),
+                        {"copy_box_2d", "copy_box_3d", "copy_bytes", "copy_box_2d_multicast", "copy_box_3d_multicast",
+                         "copy_bytes_multicast", GetParam().product, "store_matrix_x4"}),
             4);
+}
+
+TEST_P(Mutations, WhatGoesToTheWrongBlockOfAClusterIsNoticed) {
+  const std::set<std::string> reaching = {"mbarrier_arrive_cluster", "copy_box_2d_multicast", "copy_box_3d_multicast",
+                                          "copy_bytes_multicast"};
+  EXPECT_GE(all_noticed(Mutation::Kind::kOwn, reaching), GetParam().clusters ? 2 : 0);
+  EXPECT_GE(all_noticed(Mutation::Kind::kFlip, reaching), GetParam().clusters ? 2 : 0);
+  EXPECT_GE(all_noticed(Mutation::Kind::kFlip, {"cluster_rank"}), GetParam().clusters ? 2 : 0);
 }
 
 TEST_P(Mutations, EveryFlippedPhaseIsNoticed) {
@@ -155,11 +182,14 @@ TEST_P(Mutations, TheWarpsMeetBeforeTheyLetGo) {
   EXPECT_GE(all_noticed(Mutation::Kind::kDrop, {"sync_warp"}), 2);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, Mutations,
-                         testing::Values(Kernel{"AttentionFwdE4m3Sm90a", run_e4m3, "wgmma_e4m3"},
-                                         Kernel{"AttentionFwdBf16Sm90a", run_bf16, "wgmma_bf16"},
-                                         Kernel{"AttentionFwdF16Sm90a", run_f16, "wgmma_f16"}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, Mutations,
+    testing::Values(Kernel{"AttentionFwdE4m3Sm90a", run_e4m3, "wgmma_e4m3"},
+                    Kernel{"AttentionFwdBf16Sm90a", run_bf16, "wgmma_bf16"},
+                    Kernel{"AttentionFwdF16Sm90a", run_f16, "wgmma_f16"},
+                    Kernel{"AttentionFwdBf16Sm90aInClusters", run_bf16_clusters, "wgmma_bf16", true},
+                    Kernel{"AttentionFwdE4m3Sm90aInClusters", run_e4m3_clusters, "wgmma_e4m3", true}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace fpsa::kernel::cuda
