@@ -103,10 +103,9 @@ inline std::vector<CodeProblem> problems_with_pairs() {
 
 /// A row's bits are those of a single block of threads, whoever brought its keys.
 template <class Emulated>
-void expect_the_bits_of_single_blocks(bool f16 = false) {
+void expect_the_bits_of_single_blocks() {
   bool left_over = false;
-  for (CodeProblem problem : problems_with_pairs()) {
-    problem.f16 = f16;
+  for (const CodeProblem& problem : problems_with_pairs()) {
     const Emulated attention(problem);
     const WorkList& work = attention.work();
     EXPECT_GT(work.paired, 0);

@@ -164,8 +164,9 @@ TEST(EmulatedClusterErrors, BytesOverAStoreWithoutItsFence) {
     sync_cluster();
   });
   expect_error(error_of(kernel, kTwo),
-               {"block 1, thread 0", "shared address 1024 of block 0, which thread 3 there wrote with an ordinary store "
-                                     "and no fence.proxy.async"});
+               {"block 1, thread 0",
+                "shared address 1024 of block 0, which thread 3 there wrote with an ordinary store "
+                "and no fence.proxy.async"});
 }
 
 TEST(EmulatedClusterErrors, AnArrivalBeforeTheBlocksHaveMet) {

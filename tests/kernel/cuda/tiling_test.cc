@@ -257,6 +257,11 @@ TEST(AttentionTiling, ClustersAreForListsWithManyPairs) {
   EXPECT_EQ(choose_cluster(16, 4), 2);
   EXPECT_EQ(choose_cluster(17, 4), 1);
   EXPECT_EQ(choose_cluster(0, 0), 1);
+  EXPECT_EQ(choose_coded_cluster(128, false, false, 2, 2), 2);
+  EXPECT_EQ(choose_coded_cluster(128, false, false, 17, 4), 1);
+  EXPECT_EQ(choose_coded_cluster(64, false, false, 2, 2), 1);
+  EXPECT_EQ(choose_coded_cluster(128, /*column_scales=*/true, false, 2, 2), 1);
+  EXPECT_EQ(choose_coded_cluster(128, false, /*exact=*/true, 2, 2), 1);
 }
 
 TEST(AttentionTiling, EveryChoiceFitsTheMultiprocessor) {

@@ -48,18 +48,15 @@ void SharedMemory::check_there(const History& byte, uint32_t address, const Thre
   }
 }
 
-void SharedMemory::check_ordered(const History& byte, uint32_t address, const Thread& by, Site site,
-                                 const char* what) {
+void SharedMemory::check_ordered(const History& byte, uint32_t address, const Thread& by, Site site, const char* what) {
   if (byte.state != State::kGeneric ||
       block_.order().knows(by.block.number(by.index), block_.number(byte.writer), byte.time))
     return;
   by.block.fail_for(by.index, site, what, " of ", named(address, by), ", which thread ", byte.writer,
-                    &by.block == &block_ ? "" : " there",
-                    " wrote, without a barrier between the two threads since");
+                    &by.block == &block_ ? "" : " there", " wrote, without a barrier between the two threads since");
 }
 
-void SharedMemory::check_fenced(const History& byte, uint32_t address, const Thread& by, Site site,
-                                const char* what) {
+void SharedMemory::check_fenced(const History& byte, uint32_t address, const Thread& by, Site site, const char* what) {
   if (byte.state == State::kGeneric && fences_[static_cast<size_t>(byte.writer)] == byte.mark)
     by.block.fail_for(by.index, site, what, " of ", named(address, by), ", which thread ", byte.writer,
                       &by.block == &block_ ? "" : " there",

@@ -59,7 +59,7 @@ FPSA_BOTH SharedMap shared_map(const AttentionTiling& tiling) {
 
 /// The instantiation for a problem. Column scales are for granularities that leave a segment with more than one scale;
 /// the exact output, a launch of its own, has codes of what rounding P left as well, for which blocks of 64 keys leave
-/// registers. Clusters are for the instantiations without either: the others have more arithmetic for the same copies.
+/// registers. choose_coded_cluster() has the `cluster`.
 FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact, int cluster = 1) {
   AttentionTiling tiling;
   tiling.cluster = cluster;
@@ -89,6 +89,11 @@ FPSA_BOTH AttentionTiling choose_bf16_tiling(int dim, int cluster = 1) {
 /// quarter of its time and the wait at a few hundredths, so a list of few pairs is left to single blocks.
 FPSA_BOTH int choose_cluster(int64_t items, int64_t paired) {
   return paired > 0 && 4 * paired >= items ? 2 : 1;
+}
+/// The same for attention_fwd_e4m3_sm90a, which L2 binds at D = 128 without column scales; at D = 64 a block has half
+/// the bytes and as many exponentials, the other instantiations have more arithmetic.
+FPSA_BOTH int choose_coded_cluster(int dim, bool column_scales, bool exact, int64_t items, int64_t paired) {
+  return dim == 64 || column_scales || exact ? 1 : choose_cluster(items, paired);
 }
 
 }  // namespace fpsa::kernel::cuda
