@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "fpsa/kernel/cuda/quantize_launch.h"
+#include "fpsa/kernel/cuda/tiling/attention_tiling.h"
 #include "fpsa/ops/cuda_stream.h"
 
 namespace fpsa::ops {
@@ -193,6 +194,12 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   coded_ ? cuda::launch_attention_fwd_e4m3(launch, stream) : cuda::launch_attention_fwd_bf16(launch, stream);
 }
 
+int CudaSteps::cluster(bool exact) const {
+  return coded_ ? cuda::choose_coded_cluster(static_cast<int>(dim_), plan_->image.column_scales, exact,
+                                             work_.item_count, work_.paired)
+                : cuda::choose_cluster(work_.item_count, work_.paired);
+}
+
 at::Tensor CudaSteps::expanded(const at::Tensor& codes, bool of_values, void* stream) const {
   auto values = at::empty(codes.sizes(), inputs_.q.options());
   cuda::ExpandCodesLaunch launch;
@@ -238,8 +245,7 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   launch.out = rows(saved.out);
   launch.d_out = rows(d_out);
   launch.of_queries = work_;
-  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count,
-                    keys->paired};
+  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count, keys->paired};
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = image.segments;
