@@ -106,6 +106,7 @@ void run_problem(const Problem& problem, const at::Device& device, GpuClock& clo
   try {
     const auto inputs = inputs_of(problem, device);
     const ops::CudaSteps steps(inputs, *plan, coded);
+    if (problem.kind != Kind::kBackward) item.variant = steps.cluster() == 2 ? "paired" : "single";
     const float scale = 1.0f / std::sqrt(static_cast<float>(problem.dim));
     const auto out = at::empty_like(inputs.q);
     const auto lse = at::empty({1, problem.heads, plan->tokens()}, inputs.q.options().dtype(at::kFloat));
@@ -134,6 +135,7 @@ void run_problem(const Problem& problem, const at::Device& device, GpuClock& clo
     if (problem.kind != Kind::kPrepass) return;
     GpuCase prepass = start_case(problem, *plan, kPrepass), both = start_case(problem, *plan, kWithPrepass);
     prepass.operations = 0;
+    both.variant = item.variant;
     time_case(clock, [&] { steps.pack(); }, samples, prepass);
     time_case(clock, [&] { steps.pack(), attend(); }, samples, both);
     cases.push_back(prepass);

@@ -48,6 +48,7 @@ std::string line_of(const GpuCase& item) {
   out << std::right << std::setw(10) << fixed(1e3 * item.seconds, 3) << " ms  +-" << std::setw(4)
       << fixed(50 * item.spread, 1) << '%';
   if (item.operations > 0) out << std::setw(9) << fixed(1e-12 * item.rate(), 0) << " TFLOP/s";
+  if (!item.variant.empty()) out << "  " << item.variant;
   if (item.density < 1) out << "  density " << fixed(item.density, 4);
   if (item.error) out << "  error " << std::setprecision(2) << *item.error;
   return out.str();
@@ -108,6 +109,7 @@ std::string GpuReport::to_json() const {
   json.end_array().key("cases").begin_array();
   for (const GpuCase& item : cases) {
     json.begin_object().key("group").value(item.group).key("name").value(item.name).key("kernel").value(item.kernel);
+    if (!item.variant.empty()) json.key("variant").value(item.variant);
     json.key("tokens").value(item.tokens).key("heads").value(item.heads).key("dim").value(item.dim);
     json.key("density").value(item.density);
     if (item.failed()) {

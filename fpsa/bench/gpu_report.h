@@ -13,6 +13,7 @@ namespace fpsa::bench {
 struct GpuCase {
   std::string group, name;  // "ladder", "window (4,4,1)"
   std::string kernel;       // what ran: an entry of ours or a peer
+  std::string variant;      // of our forwards: "paired" (clusters of two blocks of threads) or "single"; or empty
   int64_t tokens = 0, heads = 0, dim = 0;
   double density = 1;
   double operations = 0;  // of visible pairs, forward 4 D each; 0: not a matter of rates

@@ -50,9 +50,8 @@ struct Sides {
 // Packs, then the output and, in a launch of its own, the exact one.
 void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, AttentionResult& result,
          const at::Tensor& out, const at::Tensor& exact) {
-  result.kernel = coded                                    ? "attention_fwd_e4m3_sm90a"
-                  : inputs.q.scalar_type() == at::kHalf ? "attention_fwd_f16_sm90a"
-                                                        : "attention_fwd_bf16_sm90a";
+  const auto name = [&](int cluster) { return cuda_kernel_name(inputs.q.scalar_type(), coded, cluster); };
+  result.kernel = name(0);
   if (coded) result.coder = "quantize_sm90a";
   result.isa_name = "sm90a";
   if (out.numel() == 0) return;
@@ -62,6 +61,7 @@ void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, 
     return;
   }
   const CudaSteps steps = sides.steps(inputs, coded);
+  result.kernel = name(steps.cluster());
   steps.pack();
   steps.attend(scale, out, result.lse, result.row_max);
   if (exact.defined()) steps.attend(scale, exact, {}, {}, /*exact=*/true);
@@ -229,6 +229,15 @@ bool float32_as_bfloat16() {
 
 at::ScalarType cuda_operand_type(at::ScalarType dtype, Precision precision) {
   return dtype == at::kHalf && precision == Precision::kNone ? at::kHalf : at::kBFloat16;
+}
+
+std::string_view cuda_kernel_name(at::ScalarType type, bool coded, int cluster) {
+  static constexpr std::string_view kNames[3][3] = {
+      {"attention_fwd_e4m3_sm90a", "attention_fwd_e4m3_sm90a (single)", "attention_fwd_e4m3_sm90a (paired)"},
+      {"attention_fwd_f16_sm90a", "attention_fwd_f16_sm90a (single)", "attention_fwd_f16_sm90a (paired)"},
+      {"attention_fwd_bf16_sm90a", "attention_fwd_bf16_sm90a (single)", "attention_fwd_bf16_sm90a (paired)"},
+  };
+  return kNames[coded ? 0 : type == at::kHalf ? 1 : 2][cluster];
 }
 
 std::string cuda_refusal(const CudaRequest& request) {

@@ -61,7 +61,7 @@ DeviceWorkList uploaded(const cuda::WorkList& work) {
   std::memcpy(bytes.data() + items, work.entries.data(), entries);
   cuda::DeviceMemory memory(static_cast<int64_t>(bytes.size()));
   cuda::copy_to_device(memory.data(), bytes.data(), static_cast<int64_t>(bytes.size()));
-  return {static_cast<int64_t>(work.items.size()), static_cast<int64_t>(items), std::move(memory)};
+  return {static_cast<int64_t>(work.items.size()), work.paired, static_cast<int64_t>(items), std::move(memory)};
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ struct DevicePlan {
 
 /// A work list beside those of plans: of a plan's exchanged mask (rows are keys, for the backward), or of a cross plan.
 struct DeviceWorkList {
-  int64_t item_count = 0, entries_at = 0;  // where the entries begin, in bytes
+  int64_t item_count = 0, paired = 0;  // as of a WorkList
+  int64_t entries_at = 0;              // where the entries begin, in bytes
   kernel::cuda::DeviceMemory memory;
 
   const kernel::cuda::WorkItem* items() const {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "fpsa/kernel/cuda/quantize_launch.h"
+#include "fpsa/kernel/cuda/tiling/attention_tiling.h"
 #include "fpsa/ops/cuda_stream.h"
 
 namespace fpsa::ops {
@@ -58,7 +59,7 @@ CudaSteps::CudaSteps(CudaInputs inputs, const Plan& plan, bool coded) : CudaStep
   plan_ = key_plan_ = plan_on_device(plan, device(), current_cuda_stream(device()));
   const auto& image = plan_->image;
   work_ = {plan_->at<cuda::WorkItem>(image.items), plan_->at<int32_t>(image.entries), plan_->row_of_slot(),
-           image.item_count};
+           image.item_count, image.paired};
   allocate();
 }
 
@@ -69,7 +70,8 @@ CudaSteps::CudaSteps(CudaInputs inputs, const CrossPlan& plan) : CudaSteps(std::
   plan_ = plan_on_device(*plan.queries, device(), stream);
   key_plan_ = plan_on_device(*plan.keys, device(), stream);
   cross_work_ = cross_work_on_device(plan, /*of_keys=*/false, device(), stream);
-  work_ = {cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(), cross_work_->item_count};
+  work_ = {cross_work_->items(), cross_work_->entries(), plan_->row_of_slot(), cross_work_->item_count,
+           cross_work_->paired};
   allocate();
 }
 
@@ -178,6 +180,7 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.entries = work_.entries;
   launch.row_of_slot = work_.row_of_slot;
   launch.item_count = work_.item_count;
+  launch.paired = work_.paired;
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = image.segments;
@@ -196,6 +199,12 @@ void CudaSteps::attend(float softmax_scale, const at::Tensor& out, const at::Ten
   launch.row_max = row_max.defined() ? row_max.mutable_data_ptr<float>() : nullptr;
   void* stream = current_cuda_stream(device());
   coded_ ? cuda::launch_attention_fwd_e4m3(launch, stream) : cuda::launch_attention_fwd_bf16(launch, stream);
+}
+
+int CudaSteps::cluster(bool exact) const {
+  return coded_ ? cuda::choose_coded_cluster(static_cast<int>(dim_), plan_->image.column_scales, exact,
+                                             work_.item_count, work_.paired)
+                : cuda::choose_cluster(work_.item_count, work_.paired);
 }
 
 at::Tensor CudaSteps::expanded(const at::Tensor& codes, bool of_values, void* stream) const {
@@ -244,7 +253,7 @@ void CudaSteps::backward(float softmax_scale, const at::Tensor& d_out, const Cud
   launch.out = rows(saved.out);
   launch.d_out = rows(d_out);
   launch.of_queries = work_;
-  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count};
+  launch.of_keys = {keys->items(), keys->entries(), key_plan_->row_of_slot(), keys->item_count, keys->paired};
   launch.batch = batch_;
   launch.heads = heads_;
   launch.query_segments = image.segments;

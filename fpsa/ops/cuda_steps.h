@@ -66,6 +66,8 @@ class CudaSteps {
                 const AttentionGradients& gradients) const;
 
   const CudaPacked& packed() const { return packed_; }
+  /// Blocks of threads of a cluster in attend(): 2 where pairs of items share their keys (docs/gpu/kernel.md), or 1.
+  int cluster(bool exact = false) const;
 
  private:
   CudaSteps(CudaInputs inputs, bool coded);

@@ -86,13 +86,20 @@ TEST(GpuReport, AFailedCaseOfOursIsAFailureAndLeavesNoFigure) {
 }
 
 TEST(GpuReport, TextAndJsonHoldWhatWasMeasured) {
-  const auto report = whole();
+  auto report = whole();
+  report.cases[0].variant = "paired";
   const std::string json = report.to_json(), text = report.to_text();
   EXPECT_NE(json.find("\"device\": \"a \\\"card\\\"\""), std::string::npos);
   EXPECT_NE(json.find("\"name\": \"paper_speedup\""), std::string::npos);
   EXPECT_NE(json.find("\"failure\": \"ModuleNotFoundError\""), std::string::npos);
   EXPECT_NE(text.find("paper_speedup               12.000  (aim: at least 11, met)"), std::string::npos) << text;
   EXPECT_NE(text.find("FAILED: ModuleNotFoundError"), std::string::npos);
+  // Where a case has no variant, neither says one.
+  EXPECT_NE(json.find("\"kernel\": \"attention_fwd_e4m3_sm90a\",\n      \"variant\": \"paired\""), std::string::npos)
+      << json;
+  EXPECT_EQ(json.find("variant"), json.rfind("variant"));
+  EXPECT_NE(text.find("1200 TFLOP/s  paired"), std::string::npos) << text;
+  EXPECT_EQ(text.find("paired"), text.rfind("paired"));
 }
 
 TEST(JsonText, EscapesAndNests) {

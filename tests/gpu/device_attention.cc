@@ -72,6 +72,7 @@ AttentionRows run_on_device(const AttentionOnCodes& attention, bool exact, Devic
   launch.entries = static_cast<const int32_t*>(entries.data());
   launch.row_of_slot = static_cast<const int32_t*>(slot_rows.data());
   launch.item_count = static_cast<int64_t>(attention.work().items.size());
+  launch.paired = attention.work().paired;
   launch.batch = problem.batch;
   launch.heads = problem.heads;
   launch.query_segments = launch.key_segments = layout.segments();
@@ -97,6 +98,15 @@ AttentionRows run_on_device(const AttentionOnCodes& attention, bool exact, Devic
   result.row_max.resize(statistic.size());
   copy_to_host(result.lse.data(), lse.data(), static_cast<int64_t>(statistic.size()) * 4);
   copy_to_host(result.row_max.data(), row_max.data(), static_cast<int64_t>(statistic.size()) * 4);
+  if (launch.paired > 0) {
+    std::vector<uint8_t> single(bytes.size(), kUntouched);
+    copy_to_device(out.data(), single.data(), static_cast<int64_t>(single.size()));
+    launch.paired = 0;
+    launch_attention_fwd_e4m3(launch, nullptr);
+    synchronize(nullptr);
+    copy_to_host(single.data(), out.data(), static_cast<int64_t>(single.size()));
+    FPSA_CHECK(single == bytes, "expected the output's bits from single blocks of threads too, got others");
+  }
   auto& values = exact ? result.exact : result.out;
   for (int64_t row = 0; row < jobs * rows; ++row) {
     const uint8_t* at = bytes.data() + row * pitch * size;

@@ -6,8 +6,10 @@
 
 namespace fpsa::kernel::cuda::testing_support {
 
-/// Runs attention_fwd_e4m3_sm90a on the current device's default stream.
-///   Errors    fpsa::Error: those of the launch, or memory beside a row of the output that was written
+/// Runs attention_fwd_e4m3_sm90a on the current device's default stream; where there are pairs of items, which may run
+/// in clusters, once more in single blocks.
+///   Errors    fpsa::Error: those of the launch, memory beside a row of the output that was written, or other bits from
+///             single blocks
 AttentionRows run_on_device(const AttentionOnCodes& attention, bool exact, DeviceOutType type);
 
 }  // namespace fpsa::kernel::cuda::testing_support

@@ -143,6 +143,14 @@ TEST(CudaAttention, ReadableAreStridesOfSixteenBytes) {
   EXPECT_FALSE(readable_by_kernels(at::zeros({2, 5, 3, 68}, at::kBFloat16).narrow(3, 0, 64)));
 }
 
+TEST(CudaAttention, TheKernelsNameSaysItsTypeAndWhetherPairsRan) {
+  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, /*coded=*/true, 2), "attention_fwd_e4m3_sm90a (paired)");
+  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, /*coded=*/true, 1), "attention_fwd_e4m3_sm90a (single)");
+  EXPECT_EQ(cuda_kernel_name(at::kHalf, false, 2), "attention_fwd_f16_sm90a (paired)");
+  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, false, 1), "attention_fwd_bf16_sm90a (single)");
+  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, false, 0), "attention_fwd_bf16_sm90a");
+}
+
 TEST(CudaAttention, AProjectionOnTheCpuIsTakenAsBefore) {
   EXPECT_TRUE(projectable(at::zeros({1, 4, 128}), 2, Precision::kInt8));
   EXPECT_FALSE(projectable(at::zeros({1, 4, 128}), 3, Precision::kE4m3));

@@ -464,7 +464,7 @@ FPSA_DEVICE void attention_bwd_bf16_sm90a(const AttentionBwdParams& p) {
     ptx::prefetch_map(p.v);
     ptx::prefetch_map(p.d_out);
   };
-  run_warpgroups(
+  run_warpgroups<1>(
       ready, [&] { produce_bwd<kTiling>(p, memory, barriers); },
       [&](int thread) { BwdConsumer<kTiling, kElement>(p, memory, barriers, thread).run(); });
 }

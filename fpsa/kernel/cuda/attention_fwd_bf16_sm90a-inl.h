@@ -29,23 +29,38 @@ inline constexpr int kRowBytes = 2 * kHalfRow;       // of a strip
 inline constexpr int kPatternBytes = 8 * kRowBytes;  // 8 rows, after which the swizzle repeats
 inline constexpr int kProductDepth = 16;             // 16-bit elements along K of one product
 
-/// One segment of rows of `map` as D / 64 boxes into strips of `rows` rows.
-template <int kDim>
-FPSA_DEVICE void copy_segment(ptx::SharedAddress to, int rows, const ptx::TensorMap& map, int segment,
-                              ptx::SharedAddress barrier) {
+/// One segment of rows as D / 64 boxes into strips of `rows` rows. copy_box(to, x, y) copies a box.
+template <int kDim, class CopyBox>
+FPSA_DEVICE void copy_segment(ptx::SharedAddress to, int rows, int segment, CopyBox copy_box) {
   FPSA_UNROLL
   for (int strip = 0; strip < kDim / kHalfRow; ++strip)
-    ptx::copy_box_2d(to + strip * rows * kRowBytes, map, strip * kHalfRow, segment * kSegment, barrier);
+    copy_box(to + strip * rows * kRowBytes, strip * kHalfRow, segment * kSegment);
+}
+
+/// A block of keys or values, or this block of threads' share of it. Entries are the block's.
+template <AttentionTiling kTiling>
+FPSA_DEVICE void copy_block(const Sharing<kTiling.cluster>& sharing, ptx::SharedAddress to, const ptx::TensorMap& map,
+                            int first_segment, const int32_t* entries, ptx::SharedAddress barrier) {
+  constexpr int kSegments = kTiling.keys / kSegment;
+  FPSA_UNROLL
+  for (int s = 0; s < kSegments; ++s)
+    if (sharing.brings(s, kSegments))
+      copy_segment<kTiling.dim>(
+          to + s * kSegment * kRowBytes, kTiling.keys, first_segment + entry_segment(entries[s]),
+          [&](ptx::SharedAddress box, int x, int y) { sharing.copy_box_2d(box, map, x, y, barrier); });
 }
 
 template <AttentionTiling kTiling>
 FPSA_DEVICE void produce_bf16(const AttentionParams& p, ptx::SharedAddress memory, const Barriers& barriers) {
   constexpr SharedMap kMap = shared_map(kTiling);
   constexpr int kSegments = kTiling.keys / kSegment, kDim = kTiling.dim, kStages = kTiling.stages;
+  constexpr int kCluster = kTiling.cluster;
+  Sharing<kCluster> sharing;
   int number = 0, item_number = 0;
   const int32_t total = item_total(p);
   for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
-    const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+    const Place place = place_in<kCluster>(p, index);
+    sharing.together = in_pair<kCluster>(p, index);
     const WorkItem& item = p.items[place.item];
     const int job = place.batch * p.heads + place.head;
     const uint32_t queries_free_parity = static_cast<uint32_t>(item_number++ & 1) ^ 1;
@@ -59,7 +74,9 @@ FPSA_DEVICE void produce_bf16(const AttentionParams& p, ptx::SharedAddress memor
         const int listed = item.query_segment[2 * group + part];
         const int segment = listed < 0 ? item.query_segment[0] : listed;
         copy_segment<kDim>(memory + kMap.queries + group * kMap.query_bytes + part * kSegment * kRowBytes, kGroupRows,
-                           p.q, job * p.query_segments + segment, barriers.queries_full(group));
+                           job * p.query_segments + segment, [&](ptx::SharedAddress to, int x, int y) {
+                             ptx::copy_box_2d(to, p.q, x, y, barriers.queries_full(group));
+                           });
       }
     }
     for (int at = 0; at < item.entries; at += kSegments, ++number) {
@@ -68,16 +85,12 @@ FPSA_DEVICE void produce_bf16(const AttentionParams& p, ptx::SharedAddress memor
       const uint32_t free_parity = parity_of<kStages>(number) ^ 1;
       ptx::mbarrier_wait(barriers.keys_free(stage), free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.keys_full(stage), kMap.key_bytes);
-      FPSA_UNROLL
-      for (int s = 0; s < kSegments; ++s)
-        copy_segment<kDim>(memory + kMap.keys + stage * kMap.key_bytes + s * kSegment * kRowBytes, kTiling.keys, p.k,
-                           job * p.key_segments + entry_segment(entries[s]), barriers.keys_full(stage));
+      copy_block<kTiling>(sharing, memory + kMap.keys + stage * kMap.key_bytes, p.k, job * p.key_segments, entries,
+                          barriers.keys_full(stage));
       ptx::mbarrier_wait(barriers.values_free(stage), free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.values_full(stage), kMap.value_bytes);
-      FPSA_UNROLL
-      for (int s = 0; s < kSegments; ++s)
-        copy_segment<kDim>(memory + kMap.values + stage * kMap.value_bytes + s * kSegment * kRowBytes, kTiling.keys,
-                           p.v, job * p.key_segments + entry_segment(entries[s]), barriers.values_full(stage));
+      copy_block<kTiling>(sharing, memory + kMap.values + stage * kMap.value_bytes, p.v, job * p.key_segments, entries,
+                          barriers.values_full(stage));
     }
   }
 }
@@ -157,7 +170,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
   FPSA_DEVICE void finish_values(int at) {
     ptx::wgmma_wait<0>();
     ptx::pin(out);
-    this->release(barriers.values_free(stage_of<kStages>(at)));
+    this->release_stage(barriers.values_free(stage_of<kStages>(at)));
   }
 
   /// The sums so far go over to the m of the block's scores, where it has moved.
@@ -192,7 +205,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
     if (group == 0 || !last) this->pass_turn();
     ptx::wgmma_wait<kFirst ? 0 : 1>();
     ptx::pin(scores);
-    this->release(barriers.keys_free(stage_of<kStages>(number)));
+    this->release_stage(barriers.keys_free(stage_of<kStages>(number)));
     if (last) this->release(barriers.queries_free(group));
     if (!full) mask(scores, entries, Parts::thread);
     softmax();
@@ -215,7 +228,7 @@ struct ConsumerBf16 : ConsumerParts<AttentionParams, kTiling> {
   FPSA_DEVICE void start_item(const Place&, const WorkItem&) { this->start_rows(); }
 
   FPSA_DEVICE void finish_item(int32_t index) {
-    const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+    const Place place = place_in<Parts::kCluster>(p, index);
     const WorkItem& item = p.items[place.item];
     float weight[2];
     this->finish_rows(place, item, 0, weight);
@@ -229,7 +242,7 @@ FPSA_DEVICE void attention_fwd_bf16_sm90a(const AttentionParams& p) {
   constexpr SharedMap kMap = shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
   const Barriers barriers{{memory + kMap.barriers, kTiling.stages}};
-  run_forward(
+  run_forward<kTiling.cluster>(
       p, barriers, [&] { produce_bf16<kTiling>(p, memory, barriers); },
       [&](int thread) {
         ConsumerBf16<kTiling, kElement> consumer(p, memory, barriers, thread);

@@ -31,11 +31,13 @@ template <AttentionTiling kTiling>
 FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory, const Barriers& barriers) {
   constexpr SharedMap kMap = shared_map(kTiling);
   constexpr int kSegments = kTiling.keys / kSegment, kDim = kTiling.dim;
-  constexpr int kStages = kTiling.stages;
+  constexpr int kStages = kTiling.stages, kCluster = kTiling.cluster;
+  Sharing<kCluster> sharing;
   int number = 0, item_number = 0;
   const int32_t total = item_total(p);
   for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
-    const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+    const Place place = place_in<kTiling.cluster>(p, index);
+    sharing.together = in_pair<kCluster>(p, index);
     const WorkItem& item = p.items[place.item];
     const int job = place.batch * p.heads + place.head;
     const uint32_t queries_free_parity = static_cast<uint32_t>(item_number++ & 1) ^ 1;
@@ -60,18 +62,20 @@ FPSA_DEVICE void produce(const AttentionFwdParams& p, ptx::SharedAddress memory,
       ptx::mbarrier_arrive_expect_tx(barriers.keys_full(stage), kMap.key_bytes + kMap.scale_bytes);
       FPSA_UNROLL
       for (int s = 0; s < kSegments; ++s) {
+        if (!sharing.brings(s, kSegments)) continue;
         const int segment = job * p.key_segments + entry_segment(entries[s]);
-        ptx::copy_box_2d(memory + kMap.keys + stage * kMap.key_bytes + s * kSegment * kDim, p.k, 0, segment * kSegment,
-                         barriers.keys_full(stage));
-        ptx::copy_bytes(memory + kMap.scales + stage * kMap.scale_bytes + s * kSegment * 4,
-                        p.k_scale + int64_t{segment} * kSegment, kSegment * 4, barriers.keys_full(stage));
+        sharing.copy_box_2d(memory + kMap.keys + stage * kMap.key_bytes + s * kSegment * kDim, p.k, 0,
+                            segment * kSegment, barriers.keys_full(stage));
+        sharing.copy_bytes(memory + kMap.scales + stage * kMap.scale_bytes + s * kSegment * 4,
+                           p.k_scale + int64_t{segment} * kSegment, kSegment * 4, barriers.keys_full(stage));
       }
       ptx::mbarrier_wait(barriers.values_free(stage), free_parity);
       ptx::mbarrier_arrive_expect_tx(barriers.values_full(stage), kMap.value_bytes);
       FPSA_UNROLL
       for (int s = 0; s < kSegments; ++s)
-        ptx::copy_box_3d(memory + kMap.values + stage * kMap.value_bytes + s * kSegment * kDim, p.v, 0, 0,
-                         job * p.key_segments + entry_segment(entries[s]), barriers.values_full(stage));
+        if (sharing.brings(s, kSegments))
+          sharing.copy_box_3d(memory + kMap.values + stage * kMap.value_bytes + s * kSegment * kDim, p.v, 0, 0,
+                              job * p.key_segments + entry_segment(entries[s]), barriers.values_full(stage));
     }
   }
 }
@@ -137,7 +141,7 @@ struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
       for (int s = 0; s < kSegments; ++s)
         scale[s] = ptx::load_shared<float>(scales + s * kSegment * 4);
     }
-    this->release(barriers.keys_free(stage_of<kStages>(number)));
+    this->release_stage(barriers.keys_free(stage_of<kStages>(number)));
 
     FPSA_UNROLL
     for (int half = 0; half < 2; ++half) {
@@ -219,7 +223,7 @@ struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
       for (int i = 0; i < kDim / 2; ++i)
         out[i] = ptx::fused_multiply_add(sums[i], 1 / kResidue, out[i]);
     }
-    this->release(barriers.values_free(stage_of<kStages>(at)));
+    this->release_stage(barriers.values_free(stage_of<kStages>(at)));
   }
 
   /// m has moved since the codes of the sums: says so to the next fold or, inside a chain, to the sums.
@@ -277,7 +281,7 @@ struct Consumer : ConsumerParts<AttentionFwdParams, kTiling> {
   }
 
   FPSA_DEVICE void finish_item(int32_t index) {
-    const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+    const Place place = place_in<kTiling.cluster>(p, index);
     const WorkItem& item = p.items[place.item];
     const float* v_scale = p.v_scale + int64_t{place.batch * p.heads + place.head} * kDim;
     float weight[2];
@@ -292,7 +296,7 @@ FPSA_DEVICE void attention_fwd_e4m3_sm90a(const AttentionFwdParams& p) {
   constexpr SharedMap kMap = shared_map(kTiling);
   const ptx::SharedAddress memory = ptx::shared_memory();
   const Barriers barriers{{memory + kMap.barriers, kTiling.stages}};
-  run_forward(
+  run_forward<kTiling.cluster>(
       p, barriers, [&] { produce<kTiling>(p, memory, barriers); },
       [&](int thread) {
         Consumer<kTiling> consumer(p, memory, barriers, thread);

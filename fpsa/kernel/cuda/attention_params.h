@@ -19,13 +19,14 @@ struct OutView {
 
 ///   Shapes    row_of_slot [query slots]; lse, row_max [B,H,L], raster order, or null
 ///   Layout    slots and segments: tiling/segments.h. The maps are those of the kernel's header
-///   Requires  items of all heads and batches fewer than 2^31
+///   Requires  items of all heads and batches fewer than 2^31; a grid of whole clusters
 struct AttentionParams {
   ptx::TensorMap q, k, v;
   const WorkItem* items = nullptr;
   const int32_t* entries = nullptr;
   const int32_t* row_of_slot = nullptr;  // raster row, -1 for none
   int32_t item_count = 0;                // of WorkList::items
+  int32_t paired = 0;                    // WorkList::paired, read by clusters only
   int32_t batch = 0, heads = 0;
   int32_t query_segments = 0, key_segments = 0;  // of one head
   int64_t queries = 0;                           // L

@@ -1,9 +1,16 @@
 // What attention kernels for sm_90a are made of beside their products: the ring of stages, its barriers, exp2, the walk
 // over items, rows and their places.
+//
+// A forward's blocks of threads may come in clusters of two (AttentionTiling::cluster). The two then take pairs of
+// items with the same list of keys, and each copies half of every block of keys and values to both: the same stage, the
+// same barrier in each. A stage is free when the consumers of both blocks have let go of it. Items without a partner
+// come last; for these each block copies for itself, and its consumers free its own stage once more in place of the
+// other's.
 #pragma once
 
 #include "fpsa/kernel/cuda/attention_params.h"
 #include "fpsa/kernel/cuda/ptx/barrier.h"
+#include "fpsa/kernel/cuda/ptx/cluster.h"
 #include "fpsa/kernel/cuda/ptx/copy.h"
 #include "fpsa/kernel/cuda/ptx/math.h"
 #include "fpsa/kernel/cuda/ptx/thread.h"
@@ -45,12 +52,13 @@ struct Barriers : BarrierRow {
 };
 
 /// By one thread, before the others use them.
+template <int kCluster>
 FPSA_DEVICE void init_barriers(const Barriers& barriers) {
   for (int stage = 0; stage < barriers.stages; ++stage) {
     ptx::mbarrier_init(barriers.keys_full(stage), 1);
     ptx::mbarrier_init(barriers.values_full(stage), 1);
-    ptx::mbarrier_init(barriers.keys_free(stage), kConsumers * 4);  // warps
-    ptx::mbarrier_init(barriers.values_free(stage), kConsumers * 4);
+    ptx::mbarrier_init(barriers.keys_free(stage), kCluster * kConsumers * 4);  // warps
+    ptx::mbarrier_init(barriers.values_free(stage), kCluster * kConsumers * 4);
   }
   for (int group = 0; group < kConsumers; ++group) {
     ptx::mbarrier_init(barriers.queries_full(group), 1);
@@ -64,6 +72,55 @@ template <class Params>
 FPSA_DEVICE int32_t item_total(const Params& p) {
   return p.item_count * p.batch * (p.shared_mask ? p.heads : 1);
 }
+
+/// Item number `index` of a launch, and whether the cluster's blocks work on a pair there.
+template <int kCluster, class Params>
+FPSA_DEVICE Place place_in(const Params& p, int32_t index) {
+  if constexpr (kCluster == 1)
+    return place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+  else
+    return place_of_pairs_first(index, p.item_count, p.paired, p.batch, p.heads, p.shared_mask, p.items);
+}
+template <int kCluster, class Params>
+FPSA_DEVICE bool in_pair(const Params& p, int32_t index) {
+  return kCluster > 1 && index < p.paired * p.batch * (p.shared_mask ? p.heads : 1);
+}
+
+/// How a producer brings keys and values: all of them to its own block, or its share of them to all blocks.
+template <int kCluster>
+struct Sharing {
+  int rank;               // of this block
+  bool together = false;  // the blocks work on a pair
+
+  FPSA_DEVICE Sharing() : rank(kCluster > 1 ? ptx::cluster_rank() : 0) {}
+
+  /// Whether part `part` of `parts` is this block's to copy.
+  FPSA_DEVICE bool brings(int part, int parts) const {
+    return kCluster == 1 || !together || part / (parts / kCluster) == rank;
+  }
+  FPSA_DEVICE uint16_t blocks() const { return static_cast<uint16_t>(together ? (1 << kCluster) - 1 : 1 << rank); }
+  FPSA_DEVICE void copy_box_2d(ptx::SharedAddress to, const ptx::TensorMap& map, int x, int y,
+                               ptx::SharedAddress barrier) const {
+    if constexpr (kCluster == 1)
+      ptx::copy_box_2d(to, map, x, y, barrier);
+    else
+      ptx::copy_box_2d_multicast(to, map, x, y, barrier, blocks());
+  }
+  FPSA_DEVICE void copy_box_3d(ptx::SharedAddress to, const ptx::TensorMap& map, int x, int y, int z,
+                               ptx::SharedAddress barrier) const {
+    if constexpr (kCluster == 1)
+      ptx::copy_box_3d(to, map, x, y, z, barrier);
+    else
+      ptx::copy_box_3d_multicast(to, map, x, y, z, barrier, blocks());
+  }
+  FPSA_DEVICE void copy_bytes(ptx::SharedAddress to, const void* from, uint32_t bytes,
+                              ptx::SharedAddress barrier) const {
+    if constexpr (kCluster == 1)
+      ptx::copy_bytes(to, from, bytes, barrier);
+    else
+      ptx::copy_bytes_multicast(to, from, bytes, barrier, blocks());
+  }
+};
 
 /// 2^d for an integer d <= 0, exactly (ex2.approx does not promise that); 0 below -126, for -inf and NaN too.
 FPSA_DEVICE float power_of_two(float d) {
@@ -124,13 +181,23 @@ struct Warpgroup {
   }
 };
 
+/// Until every thread of the cluster has come.
+FPSA_DEVICE void sync_cluster() {
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+}
+
 /// A kernel's body, for every thread of the grid: one thread readies barriers and maps, one of the first warpgroup
 /// brings what the others, the consumers, compute with. consume(thread) receives the thread's number in the block.
-template <class Ready, class Produce, class Consume>
+template <int kCluster, class Ready, class Produce, class Consume>
 FPSA_DEVICE void run_warpgroups(Ready ready, Produce produce, Consume consume) {
   const int thread = ptx::thread_index();
   if (thread == 0) ready();
-  ptx::sync_block();
+  // Not before its barriers are made may another block's copies and arrivals come to this one.
+  if constexpr (kCluster == 1)
+    ptx::sync_block();
+  else
+    sync_cluster();
   if (thread < ptx::kWarpgroupThreads) {
     ptx::set_max_registers_lower<kProducerRegisters>();
     if (thread < ptx::kWarpThreads && ptx::elect_one()) produce();
@@ -138,18 +205,20 @@ FPSA_DEVICE void run_warpgroups(Ready ready, Produce produce, Consume consume) {
     ptx::set_max_registers_raise<kConsumerRegisters>();
     consume(thread);
   }
+  // Nor after its end: the other block's consumers may still be about to free its last stages.
+  if constexpr (kCluster > 1) sync_cluster();
 }
 
 /// run_warpgroups() for a forward.
-template <class Params, class Produce, class Consume>
+template <int kCluster, class Params, class Produce, class Consume>
 FPSA_DEVICE void run_forward(const Params& p, const Barriers& barriers, Produce produce, Consume consume) {
   const auto ready = [&] {
-    init_barriers(barriers);
+    init_barriers<kCluster>(barriers);
     ptx::prefetch_map(p.q);
     ptx::prefetch_map(p.k);
     ptx::prefetch_map(p.v);
   };
-  run_warpgroups(ready, produce, consume);
+  run_warpgroups<kCluster>(ready, produce, consume);
 }
 
 /// What a consumer warpgroup of a forward has and does around its products. Arrays are registers: every index is a
@@ -158,6 +227,7 @@ template <class Params, AttentionTiling kTiling>
 struct ConsumerParts : Warpgroup {
   static constexpr SharedMap kMap = shared_map(kTiling);
   static constexpr int kDim = kTiling.dim, kSegments = kTiling.keys / kSegment, kStages = kTiling.stages;
+  static constexpr int kCluster = kTiling.cluster;
 
   const Params& p;
   const Barriers& barriers;
@@ -166,6 +236,7 @@ struct ConsumerParts : Warpgroup {
   float m[2], sum[2];   // of the thread's two rows
   int number = 0;       // of the block of keys
   bool paired = false;  // the other group works on this item too
+  int frees = 0;        // of a cluster: the block whose stages this thread frees, if it is one of the first of its warp
 
   FPSA_DEVICE ConsumerParts(const Params& p, ptx::SharedAddress memory, const Barriers& barriers, int thread)
       : Warpgroup(memory, thread), p(p), barriers(barriers) {}
@@ -185,6 +256,16 @@ struct ConsumerParts : Warpgroup {
     ptx::mbarrier_wait(barriers.values_full(stage_of<kStages>(at)), parity_of<kStages>(at));
   }
 
+  /// The warp is done with a stage of keys or values. In a pair its first threads say so to a block each.
+  FPSA_DEVICE void release_stage(ptx::SharedAddress barrier) {
+    if constexpr (kCluster == 1) {
+      this->release(barrier);
+    } else {
+      ptx::sync_warp();
+      if (this->thread % 32 < kCluster) ptx::mbarrier_arrive_cluster(ptx::map_to_block(barrier, frees));
+    }
+  }
+
   FPSA_DEVICE int row_of(int row, const WorkItem& item) const {
     const int slot = slot_of(row, item);
     return slot < 0 ? -1 : p.row_of_slot[slot];
@@ -194,9 +275,9 @@ struct ConsumerParts : Warpgroup {
   FPSA_DEVICE void stand_by(int blocks) {
     for (const int end = number + blocks; number < end; ++number) {
       wait_for_keys(number);
-      release(barriers.keys_free(stage_of<kStages>(number)));
+      release_stage(barriers.keys_free(stage_of<kStages>(number)));
       wait_for_values(number);
-      release(barriers.values_free(stage_of<kStages>(number)));
+      release_stage(barriers.values_free(stage_of<kStages>(number)));
     }
   }
 
@@ -282,7 +363,8 @@ struct ConsumerParts : Warpgroup {
   FPSA_DEVICE void run_items(Kernel& kernel) {
     const int32_t total = item_total(p);
     for (int32_t index = ptx::block_index(); index < total; index += ptx::grid_blocks()) {
-      const Place place = place_of(index, p.item_count, p.heads, p.shared_mask, p.items);
+      const Place place = place_in<kCluster>(p, index);
+      if constexpr (kCluster > 1) frees = in_pair<kCluster>(p, index) ? thread % 32 : ptx::cluster_rank();
       const WorkItem& item = p.items[place.item];
       const int blocks = item.entries / kSegments;
       // The parity is that of the number of items before; a counter would cost a register.

@@ -17,6 +17,7 @@ struct AttentionFwdLaunch {
   const WorkItem* items = nullptr;
   const int32_t *entries = nullptr, *row_of_slot = nullptr;
   int64_t item_count = 0, batch = 0, heads = 0, query_segments = 0, key_segments = 0, queries = 0, dim = 0;
+  int64_t paired = 0;  // WorkList::paired; attention_tiling.h says what becomes of it
   bool shared_mask = true, column_scales = false, exact = false;
   bool f16 = false;  // of launch_attention_fwd_bf16
   float softmax_scale = 1.0f;
@@ -57,7 +58,7 @@ struct DeviceRows {
 struct DeviceWork {
   const WorkItem* items = nullptr;
   const int32_t *entries = nullptr, *row_of_slot = nullptr;
-  int64_t item_count = 0;
+  int64_t item_count = 0, paired = 0;  // paired: WorkList::paired, of which the backward makes nothing
 };
 
 /// One attention backward: attention_bwd_prepare and both passes of attention_bwd_bf16_sm90a

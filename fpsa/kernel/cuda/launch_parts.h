@@ -4,6 +4,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -54,14 +55,20 @@ inline ptx::TensorMap encode_map(const ptx::TensorMapSpec& spec, const char* nam
   return map;
 }
 
-// Multiprocessors of the current device, which must be one that runs sm_90a code.
-inline int multiprocessors() {
-  int device, major, minor, count;
+// The current device, which must be one that runs sm_90a code.
+inline int check_device() {
+  int device, major, minor;
   check(cudaGetDevice(&device), "device");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device");
   FPSA_CHECK(major == 9 && minor == 0, "device: expected compute capability 9.0 (H100, H200, H20), got ", major, ".",
              minor, "; sm_90a code runs nowhere else, use the dense path of torch");
+  return device;
+}
+// Its multiprocessors.
+inline int multiprocessors() {
+  const int device = check_device();
+  int count;
   check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device");
   return count;
 }
@@ -88,6 +95,9 @@ inline int64_t checked_items(const AttentionFwdLaunch& launch) {
   FPSA_CHECK(launch.softmax_scale > 0 && std::isfinite(launch.softmax_scale),
              "softmax_scale: expected a positive number, for maxima are taken before scaling, got ",
              launch.softmax_scale);
+  FPSA_CHECK(launch.paired >= 0 && launch.paired <= launch.item_count && launch.paired % 2 == 0,
+             "paired: expected WorkList::paired, an even part of the ", launch.item_count, " items, got ",
+             launch.paired);
   const int64_t bytes = launch.type == DeviceOutType::kF32 ? 4 : 2;
   for (const int64_t stride : {launch.batch_stride, launch.head_stride, launch.row_stride})
     FPSA_CHECK(stride * bytes % 16 == 0, "out: expected strides that are multiples of 16 bytes, got ", stride * bytes,
@@ -104,6 +114,7 @@ inline void fill(AttentionParams& params, const AttentionFwdLaunch& launch, cons
   params.entries = launch.entries;
   params.row_of_slot = launch.row_of_slot;
   params.item_count = static_cast<int32_t>(launch.item_count);
+  params.paired = static_cast<int32_t>(launch.paired);
   params.batch = static_cast<int32_t>(launch.batch);
   params.heads = static_cast<int32_t>(launch.heads);
   params.query_segments = static_cast<int32_t>(launch.query_segments);
@@ -117,14 +128,46 @@ inline void fill(AttentionParams& params, const AttentionFwdLaunch& launch, cons
   params.row_max = launch.row_max;
 }
 
+/// Lets a kernel have its dynamic shared memory.
+template <class Kernel>
+void allow_shared_bytes(Kernel* kernel, const char* name, uint32_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+}
+
 /// Starts a kernel with its dynamic shared memory.
 template <class Kernel, class Params>
 void start(Kernel* kernel, const char* name, int64_t blocks, int threads, uint32_t shared_bytes, const Params& params,
            void* stream) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-        name);
+  allow_shared_bytes(kernel, name, shared_bytes);
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(params);
   check(cudaGetLastError(), name);
+}
+
+/// Starts a kernel whose blocks take `items` in turns: as many clusters as run at the same time, or as have an item for
+/// each block. A cluster needs its multiprocessors in one part of the chip, where an odd one is left over if some are
+/// disabled, so the device is asked.
+template <class Kernel, class Params>
+void start_clusters(Kernel* kernel, const char* name, int64_t items, int cluster, int threads, uint32_t shared_bytes,
+                    const Params& params, void* stream) {
+  allow_shared_bytes(kernel, name, shared_bytes);
+  const auto size = static_cast<unsigned>(cluster);
+  cudaLaunchAttribute shape;
+  shape.id = cudaLaunchAttributeClusterDimension;
+  shape.val.clusterDim.x = size;
+  shape.val.clusterDim.y = shape.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = size;
+  config.blockDim = static_cast<unsigned>(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &shape;
+  config.numAttrs = 1;
+  int together = 0;
+  check(cudaOccupancyMaxActiveClusters(&together, kernel, &config), name);
+  FPSA_CHECK(together > 0, name, ": the device runs no cluster of ", cluster, " blocks of ", shared_bytes,
+             " bytes of shared memory; another process or a partition of the device may hold its multiprocessors");
+  config.gridDim = size * static_cast<unsigned>(std::min<int64_t>(together, (items + cluster - 1) / cluster));
+  check(cudaLaunchKernelEx(&config, kernel, params), name);
 }
 
 }  // namespace fpsa::kernel::cuda

@@ -137,6 +137,19 @@ TEST(AttentionFwdBf16Sm90a, EveryHeadHasItsMaskAndSomeRowsSeeNothing) {
   EXPECT_GT(std::ranges::count(attention.reference().lse, -std::numeric_limits<float>::infinity()), 0);
 }
 
+TEST(AttentionFwdBf16Sm90a, ClustersGiveTheBitsOfSingleBlocks) {
+  testing_support::expect_the_bits_of_single_blocks<EmulatedBf16>();
+}
+
+TEST(AttentionFwdF16Sm90a, ClustersGiveTheBitsOfSingleBlocks) {
+  EmulatedProblem problem = testing_support::problems_with_pairs()[0];
+  problem.f16 = true;
+  const EmulatedBf16 attention(problem);
+  const auto single = attention.emulated({}, {}), got = attention.emulated({.blocks = 4, .cluster = 2}, {});
+  EXPECT_EQ(got.out, single.out);
+  EXPECT_EQ(got.lse, single.lse);
+}
+
 TEST(AttentionFwdBf16Sm90a, TakesAGridSmallerThanABlock) {
   EmulatedProblem problem = ragged(64);
   problem.grid = {1, 1, 5};

@@ -119,6 +119,10 @@ TEST(AttentionFwdE4m3Sm90a, TakesAGridSmallerThanABlock) {
   check(problem, {}, 4);
 }
 
+TEST(AttentionFwdE4m3Sm90a, ClustersGiveTheBitsOfSingleBlocks) {
+  testing_support::expect_the_bits_of_single_blocks<EmulatedAttention>();
+}
+
 TEST(AttentionFwdE4m3Sm90a, BitsDependNeitherOnTheSeedNorOnTheNumberOfBlocks) {
   testing_support::expect_the_same_bits_always<EmulatedAttention>();
 }

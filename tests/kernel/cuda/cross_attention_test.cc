@@ -114,6 +114,18 @@ double relative_rms(const std::vector<float>& got, const std::vector<double>& wa
   return std::sqrt(error / size);
 }
 
+// Two blocks of threads, single or as a cluster.
+template <int kCluster>
+void run_forward(const AttentionParams& params) {
+  constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim, kCluster);
+  emulation::run({.blocks = 2,
+                  .threads = kThreads,
+                  .registers = kRegistersAtStart,
+                  .shared_bytes = shared_map(kTiling).bytes,
+                  .cluster = kCluster},
+                 {}, [&] { attention_fwd_bf16_sm90a<kTiling>(params); });
+}
+
 class CrossAttention : public testing::TestWithParam<std::pair<int, int>> {};
 
 TEST_P(CrossAttention, MatchesF64) {
@@ -146,13 +158,14 @@ TEST_P(CrossAttention, MatchesF64) {
   forward.log2_factor = static_cast<float>(std::numbers::log2e) * scale;
   forward.out = view(out);
   forward.lse = lse.data();
-  constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim);
-  emulation::run({.blocks = 2,
-                  .threads = kThreads,
-                  .registers = kRegistersAtStart,
-                  .shared_bytes = shared_map(kTiling).bytes},
-                 {}, [&] { attention_fwd_bf16_sm90a<kTiling>(forward); });
+  run_forward<1>(forward);
   const std::vector<float> got = out.take();
+  Cells in_clusters(queries.tokens, kDim, OutType::kF32);
+  AttentionParams of_pairs = forward;
+  of_pairs.paired = static_cast<int32_t>(of_queries.paired);
+  of_pairs.out = view(in_clusters);
+  run_forward<2>(of_pairs);
+  EXPECT_EQ(in_clusters.take(), got);
   EXPECT_LE(relative_rms(got, want.out), tolerance::kAttentionBwdRms);
   for (size_t i = 0; i < lse.size(); ++i)
     EXPECT_NEAR(lse[i], want.lse[i], 1e-5) << "row " << i;

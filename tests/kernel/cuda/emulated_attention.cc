@@ -21,7 +21,8 @@ emulation::Report run_tiling(const AttentionFwdParams& params, int blocks, const
                          .threads = kThreads,
                          .registers = kRegistersAtStart,
                          .shared_bytes = kMap.bytes,
-                         .shared_base = 1024},
+                         .shared_base = 1024,
+                         .cluster = kTiling.cluster},
                         options, [&] { attention_fwd_e4m3_sm90a<kTiling>(params); });
 }
 
@@ -33,6 +34,10 @@ constexpr AttentionTiling folding(AttentionTiling tiling, int every) {
 template <int kDim>
 emulation::Report run_dim(const AttentionFwdParams& params, bool columns, const EmulatedAttention::RunOptions& run,
                           const emulation::Options& options) {
+  if (run.cluster == 2) {
+    EXPECT_TRUE(!columns && !run.exact && run.fold_every == 1) << "not instantiated";
+    return run_tiling<choose_tiling(kDim, false, false, 2)>(params, run.blocks, options);
+  }
   if (run.fold_every == 3 && !run.exact) {
     return columns ? run_tiling<folding(choose_tiling(kDim, true, false), 3)>(params, run.blocks, options)
                    : run_tiling<folding(choose_tiling(kDim, false, false), 3)>(params, run.blocks, options);
@@ -82,6 +87,7 @@ EmulatedResult EmulatedAttention::emulated(const RunOptions& run, const emulatio
   params.entries = work().entries.data();
   params.row_of_slot = row_of_slot.data();
   params.item_count = static_cast<int32_t>(work().items.size());
+  params.paired = static_cast<int32_t>(work().paired);
   params.batch = static_cast<int32_t>(problem().batch);
   params.heads = static_cast<int32_t>(problem().heads);
   params.query_segments = params.key_segments = static_cast<int32_t>(segments);

@@ -20,6 +20,7 @@ class EmulatedAttention : public AttentionOnCodes {
     bool exact = false;
     int blocks = 2;
     int fold_every = 1;
+    int cluster = 1;  // 1 or 2, and then an even number of blocks
   };
   /// The kernel, on a grid of `blocks`. Guard bands are checked.
   EmulatedResult emulated(const RunOptions& run, const emulation::Options& options,

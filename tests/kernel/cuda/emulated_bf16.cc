@@ -14,13 +14,23 @@
 namespace fpsa::kernel::cuda::testing_support {
 namespace {
 
-template <int kDim, ptx::Element kElement>
-emulation::Report run_dim(const AttentionParams& params, int blocks, const emulation::Options& options) {
-  constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim);
+template <int kDim, ptx::Element kElement, int kCluster>
+emulation::Report run_tiling(const AttentionParams& params, int blocks, const emulation::Options& options) {
+  constexpr AttentionTiling kTiling = choose_bf16_tiling(kDim, kCluster);
   constexpr SharedMap kMap = shared_map(kTiling);
-  return emulation::run(
-      {.blocks = blocks, .threads = kThreads, .registers = kRegistersAtStart, .shared_bytes = kMap.bytes}, options,
-      [&] { attention_fwd_bf16_sm90a<kTiling, kElement>(params); });
+  return emulation::run({.blocks = blocks,
+                         .threads = kThreads,
+                         .registers = kRegistersAtStart,
+                         .shared_bytes = kMap.bytes,
+                         .cluster = kCluster},
+                        options, [&] { attention_fwd_bf16_sm90a<kTiling, kElement>(params); });
+}
+
+template <int kDim, ptx::Element kElement>
+emulation::Report run_dim(const AttentionParams& params, const EmulatedBf16::RunOptions& run,
+                          const emulation::Options& options) {
+  return run.cluster == 2 ? run_tiling<kDim, kElement, 2>(params, run.blocks, options)
+                          : run_tiling<kDim, kElement, 1>(params, run.blocks, options);
 }
 
 }  // namespace
@@ -116,6 +126,7 @@ EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Op
   params.entries = work_.entries.data();
   params.row_of_slot = row_of_slot_.data();
   params.item_count = static_cast<int32_t>(work_.items.size());
+  params.paired = static_cast<int32_t>(work_.paired);
   params.batch = static_cast<int32_t>(problem_.batch);
   params.heads = static_cast<int32_t>(heads);
   params.query_segments = params.key_segments = static_cast<int32_t>(segments);
@@ -129,7 +140,7 @@ EmulatedResult EmulatedBf16::emulated(const RunOptions& run, const emulation::Op
   const auto run_on = dim == 128 ? problem_.f16 ? run_dim<128, kF16> : run_dim<128, kBf16>
                       : problem_.f16 ? run_dim<64, kF16>
                                      : run_dim<64, kBf16>;
-  const emulation::Report made = run_on(params, run.blocks, options);
+  const emulation::Report made = run_on(params, run, options);
   if (report) *report = made;
   const std::vector<float> by_row = out.take();
   result.out.resize(by_row.size());

@@ -23,6 +23,7 @@ class EmulatedBf16 {
   struct RunOptions {
     OutType type = OutType::kF32;
     int blocks = 2;
+    int cluster = 1;  // 1 or 2, and then an even number of blocks
   };
   /// pack_bf16_sm90a for each of Q, K and V; to be called again when values have changed.
   void pack();
@@ -34,6 +35,7 @@ class EmulatedBf16 {
   int64_t tokens() const { return order_.tokens(); }
   const EmulatedProblem& problem() const { return problem_; }
   const SegmentLayout& layout() const { return layout_; }
+  const WorkList& work() const { return work_; }
   const std::vector<int32_t>& row_of_slot() const { return row_of_slot_; }
   /// Which: 0 Q, 1 K, 2 V.
   uint16_t& at(int64_t batch, int64_t row, int which, int64_t head, int64_t channel) {

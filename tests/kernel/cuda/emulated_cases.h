@@ -76,4 +76,50 @@ void expect_the_same_bits_always(bool f16 = false) {
   }
 }
 
+/// Problems with pairs of items, and with items left over: all tiles; windows, batches and heads; a mask by head with
+/// pairs that see nothing.
+inline std::vector<CodeProblem> problems_with_pairs() {
+  std::vector<CodeProblem> problems;
+  for (const int64_t dim : {64, 128}) {
+    problems.push_back(ragged(dim));
+    problems.back().mask = pattern::dense(problems.back().grid, problems.back().tile);
+  }
+  problems.push_back(ragged(64));
+  problems.back().batch = 2;
+  problems.back().heads = 3;
+  CodeProblem by_head;
+  by_head.grid = {2, 16, 16};  // 8 tiles of 64
+  by_head.tile = by_head.granularity = {2, 4, 8};
+  by_head.heads = 2;
+  std::vector<uint8_t> visible(2 * 8 * 8);
+  for (size_t i = 0; i < visible.size(); ++i) {
+    const size_t row = i / 8 % 8, col = i % 8;
+    visible[i] = i < 64 ? row >= 4 && col % 2 == 0 : row < 4 || (row < 6 ? col < 3 : col > 1);
+  }
+  by_head.mask = pattern::from_matrix(visible, 2, 8, 8);
+  problems.push_back(by_head);
+  return problems;
+}
+
+/// A row's bits are those of a single block of threads, whoever brought its keys.
+template <class Emulated>
+void expect_the_bits_of_single_blocks() {
+  bool left_over = false;
+  for (const CodeProblem& problem : problems_with_pairs()) {
+    const Emulated attention(problem);
+    const WorkList& work = attention.work();
+    EXPECT_GT(work.paired, 0);
+    left_over = left_over || work.paired < static_cast<int64_t>(work.items.size());
+    const AttentionRows single = attention.emulated({}, {});
+    // 12 blocks: some clusters have nothing to do.
+    for (const int blocks : {2, 4, 12}) {
+      const AttentionRows got = attention.emulated({.blocks = blocks, .cluster = 2}, seeded(blocks));
+      EXPECT_EQ(got.out, single.out) << blocks << " blocks";
+      EXPECT_EQ(got.lse, single.lse) << blocks << " blocks";
+      EXPECT_EQ(got.row_max, single.row_max) << blocks << " blocks";
+    }
+  }
+  EXPECT_TRUE(left_over);
+}
+
 }  // namespace fpsa::kernel::cuda::testing_support

@@ -9,36 +9,18 @@
 #include "fpsa/kernel/cuda/ptx/copy.h"
 #include "fpsa/kernel/cuda/ptx/thread.h"
 #include "fpsa/kernel/cuda/ptx/wgmma.h"
+#include "tests/kernel/cuda/emulation_errors.h"
 
 namespace fpsa::kernel::cuda {
 namespace {
 
 using emulation::Launch;
+using testing_support::error_of;
+using testing_support::expect_error;
 using namespace ptx;
 
 constexpr SharedAddress kBarrier = 0, kData = 1024;
 alignas(16) const uint8_t kBytes[1024] = {};
-
-// The message of the error, which every seed must find.
-std::string error_of(const std::function<void()>& kernel, Launch launch = {.threads = 64, .shared_bytes = 8192}) {
-  std::string message;
-  for (uint64_t seed = 1; seed <= 5; ++seed) {
-    try {
-      emulation::Options options;
-      options.seed = seed;
-      emulation::run(launch, options, kernel);
-      return "none with seed " + std::to_string(seed);
-    } catch (const emulation::Error& error) {
-      message = error.what();
-    }
-  }
-  return message;
-}
-
-void expect_error(const std::string& message, std::initializer_list<const char*> parts) {
-  for (const char* part : parts)
-    EXPECT_NE(message.find(part), std::string::npos) << "expected '" << part << "' in: " << message;
-}
 
 void make_barrier(uint32_t arrivals) {
   if (thread_index() == 0) {

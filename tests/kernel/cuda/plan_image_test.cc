@@ -37,6 +37,7 @@ TEST(PlanImage, HoldsTheWorkListAndTheRowsOfSlots) {
         const SegmentLayout layout(order.tile_begin());
         const WorkList work(mask, layout, layout);
         ASSERT_EQ(image.item_count, static_cast<int64_t>(work.items.size()));
+        EXPECT_EQ(image.paired, work.paired);
         const auto items = part<WorkItem>(image, image.items, image.item_count);
         EXPECT_EQ(std::memcmp(items.data(), work.items.data(), items.size() * sizeof items[0]), 0);
         EXPECT_EQ(part<int32_t>(image, image.entries, image.entry_count), work.entries);

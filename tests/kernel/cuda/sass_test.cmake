@@ -1,5 +1,5 @@
 # Reads what nvcc made of a kernel file. -DLOG (ptxas -v) -DCUBIN -DKERNELS (how many) -DREGISTERS (or empty: any number)
-# -DEXPECT (instructions) -DNVDISASM (or empty)
+# -DEXPECT (instructions) -DSOME (instructions of some kernels) -DNVDISASM (or empty)
 #   * every kernel: no stack, no spills, as many registers at the start as the launch allows, nothing serialised;
 #   * machine code: each expected instruction occurs as often as there are kernels; there is no local memory, and no
 #     matrix product that is not expected;
@@ -45,6 +45,11 @@ if(NVDISASM)
     message(STATUS "${instruction}: ${count}")
     if(count LESS KERNELS)
       string(APPEND problems "  ${instruction} occurs ${count} times in ${KERNELS} kernels\n")
+    endif()
+  endforeach()
+  foreach(instruction IN LISTS SOME)
+    if(NOT sass MATCHES "${instruction}")
+      string(APPEND problems "  ${instruction} occurs in no kernel\n")
     endif()
   endforeach()
   set(forbidden STL LDL QGMMA HGMMA IGMMA IMMA HMMA)

@@ -1,6 +1,7 @@
 // Index arithmetic of the sm_90a kernels: slots, value order, work lists, tile choice.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -191,6 +192,76 @@ TEST(WorkList, PlacesCountItemsThenHeadsThenBatches) {
       }
   const Place place = place_of(5, 3, 2, false, list.data());
   EXPECT_EQ(std::tuple(place.batch, place.head, place.item), std::tuple(1, 1, 2));
+}
+
+TEST(WorkList, PairsComeFirstAndSeeTheSameKeys) {
+  int64_t odd = 0;
+  for (const Grid& grid : grids()) {
+    if (grid.volume() > 40000) continue;
+    for (const Grid& window : {Grid{2, 1, 3}, Grid{6, 6, 1}, pattern::kFullWindow}) {
+      const TileOrder order(grid, {3, 4, 8});
+      const SegmentLayout layout(order.tile_begin());
+      const auto one = pattern::sliding_tile(grid, {3, 4, 8}, window);
+      for (const auto& mask : {one, pattern::per_head({one, pattern::dense(grid, {3, 4, 8})})}) {
+        const WorkList work(mask, layout, layout);
+        ASSERT_EQ(work.paired % 2, 0);
+        std::map<std::tuple<int32_t, int32_t, int32_t>, int> left_over;  // by head and list
+        for (size_t i = 0; i < work.items.size(); ++i) {
+          const WorkItem& item = work.items[i];
+          const bool paired = static_cast<int64_t>(i) < work.paired;
+          const WorkItem& other = work.items[paired ? i ^ 1 : i];
+          EXPECT_EQ(std::tie(item.head, item.first_entry, item.entries),
+                    std::tie(other.head, other.first_entry, other.entries));
+          // An empty list begins where the next one does.
+          EXPECT_TRUE(paired || ++left_over[std::tuple(item.head, item.first_entry, item.entries)] == 1)
+              << "a pair left over";
+          odd += !paired;
+        }
+        EXPECT_TRUE(std::ranges::is_sorted(work.items.begin(), work.items.begin() + work.paired, {}, &WorkItem::head));
+        EXPECT_TRUE(std::ranges::is_sorted(work.items.begin() + work.paired, work.items.end(), {}, &WorkItem::head));
+      }
+    }
+  }
+  EXPECT_GT(odd, 0);
+}
+
+TEST(WorkList, EveryPlaceComesOnceWhenPairsComeFirst) {
+  std::vector<WorkItem> list(7);
+  for (int i = 0; i < 7; ++i)
+    list[static_cast<size_t>(i)].head = i / 3;
+  for (const int items : {1, 2, 5, 7})
+    for (int paired = 0; paired <= items; paired += 2)
+      for (const bool shared : {false, true}) {
+        const int batch = 3, heads = 4, total = items * batch * (shared ? heads : 1);
+        std::set<std::tuple<int32_t, int32_t, int32_t>> seen;
+        for (int index = 0; index < total; ++index) {
+          const Place place = place_of_pairs_first(index, items, paired, batch, heads, shared, list.data());
+          EXPECT_TRUE(seen.emplace(place.batch, place.head, place.item).second) << "twice: " << index;
+          EXPECT_TRUE(place.batch < batch && place.head < heads && place.item < items) << index;
+          EXPECT_TRUE(shared || place.head == list[static_cast<size_t>(place.item)].head);
+          const bool in_pair = index < paired * batch * (shared ? heads : 1);
+          EXPECT_EQ(place.item < paired, in_pair);
+          if (!in_pair) continue;
+          const Place other = place_of_pairs_first(index ^ 1, items, paired, batch, heads, shared, list.data());
+          EXPECT_EQ(other.batch, place.batch);
+          EXPECT_EQ(other.item, place.item ^ 1);
+          EXPECT_TRUE(!shared || other.head == place.head);
+        }
+      }
+}
+
+TEST(AttentionTiling, ClustersAreForListsWithManyPairs) {
+  EXPECT_EQ(choose_cluster(1, 0), 1);
+  EXPECT_EQ(choose_cluster(2, 2), 2);
+  EXPECT_EQ(choose_cluster(591, 590), 2);
+  EXPECT_EQ(choose_cluster(16, 4), 2);
+  EXPECT_EQ(choose_cluster(17, 4), 1);
+  EXPECT_EQ(choose_cluster(0, 0), 1);
+  EXPECT_EQ(choose_coded_cluster(128, false, false, 2, 2), 2);
+  EXPECT_EQ(choose_coded_cluster(128, false, false, 17, 4), 1);
+  EXPECT_EQ(choose_coded_cluster(64, false, false, 2, 2), 1);
+  EXPECT_EQ(choose_coded_cluster(128, /*column_scales=*/true, false, 2, 2), 1);
+  EXPECT_EQ(choose_coded_cluster(128, false, /*exact=*/true, 2, 2), 1);
 }
 
 TEST(AttentionTiling, EveryChoiceFitsTheMultiprocessor) {

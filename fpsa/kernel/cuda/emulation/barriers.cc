@@ -17,6 +17,7 @@ void Barriers::init(uint32_t address, uint32_t arrivals, Site site) {
   barrier.arrivals = barrier.pending = arrivals;
   barrier.owner = block_.self();
   barrier.made_at = named_[0].generation;
+  barrier.made_at_of_cluster = block_.cluster().generation();
 }
 
 void Barriers::fence_init() {
@@ -24,14 +25,26 @@ void Barriers::fence_init() {
     if (barrier.owner == block_.self()) barrier.fenced = true;
 }
 
-Barriers::Mbarrier& Barriers::find(uint32_t address, Site site) {
+Barriers::Mbarrier& Barriers::find(const Block& from, uint32_t address, Site site) {
+  const bool own = &from == &block_;
   const auto found = mbarriers_.find(address);
-  if (found == mbarriers_.end()) block_.fail(site, "there is no mbarrier at shared address ", address);
+  if (found == mbarriers_.end()) from.fail(site, "there is no mbarrier at shared address ", address);
   Mbarrier& barrier = found->second;
-  if (barrier.owner != block_.self() && named_[0].generation == barrier.made_at)
-    block_.fail(site, "mbarrier at ", address, ", which thread ", barrier.owner,
-                " made, is used without a barrier of the block in between");
+  if (own && barrier.owner == block_.self()) return barrier;
+  const bool met = barrier.made_at_of_cluster != block_.cluster().generation();
+  if (!met && !(own && named_[0].generation != barrier.made_at))
+    from.fail(site, "mbarrier at ", address, ", which thread ", barrier.owner, own ? "" : " of another block",
+              " made, is used without a barrier of the ", own ? "block" : "cluster", " in between");
+  if (!own && !barrier.fenced)
+    from.fail(site, "mbarrier at ", address, " of another block, made by thread ", barrier.owner,
+              " without fence.mbarrier_init since");
   return barrier;
+}
+
+void Barriers::check_bytes(const Mbarrier& barrier, uint32_t address, const Block& from, int thread, Site site) const {
+  if (barrier.bytes < 0 && (barrier.pending == 0 || &from == &block_))
+    from.fail_for(thread, site, "barrier ", address, " got ", -barrier.bytes, " bytes more than phase ", barrier.phase,
+                  " expects");
 }
 
 void Barriers::end_phase_if_complete(uint32_t address, Mbarrier& barrier) {
@@ -45,20 +58,22 @@ void Barriers::end_phase_if_complete(uint32_t address, Mbarrier& barrier) {
   block_.notify(&barrier);
 }
 
-void Barriers::arrive(uint32_t address, uint32_t expect_bytes, Site site) {
-  Mbarrier& barrier = find(address, site);
+void Barriers::arrive_from(const Block& from, uint32_t address, uint32_t expect_bytes, Site site) {
+  Mbarrier& barrier = find(from, address, site);
   if (barrier.pending == 0)
-    block_.fail(site, "arrival ", barrier.arrivals + 1, " at barrier ", address, ", whose phase ", barrier.phase,
-                " has ", barrier.arrivals);
-  barrier.clocks.arrive(block_.order(), block_.self());
+    from.fail(site, "arrival ", barrier.arrivals + 1, " at barrier ", address, ", whose phase ", barrier.phase, " has ",
+              barrier.arrivals);
+  // The instruction's scope is the block: what the thread wrote is not known to another one.
+  if (&from == &block_) barrier.clocks.arrive(block_.order(), block_.number(block_.self()));
   barrier.bytes += expect_bytes;
   --barrier.pending;
+  if (barrier.pending == 0) check_bytes(barrier, address, from, from.self(), site);
   end_phase_if_complete(address, barrier);
 }
 
 void Barriers::wait(uint32_t address, uint32_t parity, Site site) {
   if (parity > 1) block_.fail(site, "parity ", parity, " for barrier ", address, ": expected 0 or 1");
-  Mbarrier& barrier = find(address, site);
+  Mbarrier& barrier = find(block_, address, site);
   const auto thread = static_cast<size_t>(block_.self());
   auto& last = last_wait_[thread];
   const auto before = last.find(address);
@@ -68,24 +83,22 @@ void Barriers::wait(uint32_t address, uint32_t parity, Site site) {
   last[address] = parity;
   while ((barrier.phase & 1) == parity)
     block_.block_on(&barrier, {"parity", parity, "of barrier", address, site});
-  barrier.clocks.wait(block_.order(), block_.self(), parity);
+  barrier.clocks.wait(block_.order(), block_.number(block_.self()), parity);
   observed_[thread][address] = barrier.phase;
 }
 
-void Barriers::expect_landing(uint32_t address, uint32_t to, uint32_t bytes, Site site) {
-  Mbarrier& barrier = find(address, site);
+void Barriers::expect_landing(const Block& from, uint32_t address, uint32_t to, uint32_t bytes, Site site) {
+  Mbarrier& barrier = find(from, address, site);
   if (!barrier.fenced)
-    block_.fail(site, "a copy uses barrier ", address, ", made by thread ", barrier.owner,
-                " without fence.mbarrier_init since");
+    from.fail(site, "a copy uses barrier ", address, ", made by thread ", barrier.owner,
+              " without fence.mbarrier_init since");
   barrier.landings.emplace_back(to, bytes);
 }
 
-void Barriers::complete_bytes(uint32_t address, uint32_t bytes, int thread, Site site) {
+void Barriers::complete_bytes(const Block& from, uint32_t address, uint32_t bytes, int thread, Site site) {
   Mbarrier& barrier = mbarriers_.at(address);
   barrier.bytes -= bytes;
-  if (barrier.bytes < 0)
-    block_.fail_for(thread, site, "barrier ", address, " got ", -barrier.bytes, " bytes more than phase ",
-                    barrier.phase, " expects");
+  check_bytes(barrier, address, from, thread, site);
   end_phase_if_complete(address, barrier);
 }
 
@@ -108,7 +121,7 @@ void Barriers::named(int barrier, int threads, bool wait, Site site) {
   if (at.who[thread]) block_.fail(site, "arrives twice at named barrier ", barrier, " before the others have come");
   at.who.set(thread);
   const uint64_t generation = at.generation;
-  at.clocks.arrive(block_.order(), block_.self());
+  at.clocks.arrive(block_.order(), block_.number(block_.self()));
   if (++at.arrived == threads) {
     at.who.reset();
     at.arrived = 0;
@@ -120,7 +133,7 @@ void Barriers::named(int barrier, int threads, bool wait, Site site) {
   while (at.generation == generation)
     block_.block_on(
         &at, {"threads", static_cast<uint32_t>(threads), "at named barrier", static_cast<uint32_t>(barrier), site});
-  at.clocks.wait(block_.order(), block_.self(), generation);
+  at.clocks.wait(block_.order(), block_.number(block_.self()), generation);
 }
 
 void Barriers::check_idle_at_exit() {

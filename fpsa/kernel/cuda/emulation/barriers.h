@@ -22,12 +22,15 @@ class Barriers {
   // mbarriers, by the current thread.
   void init(uint32_t address, uint32_t arrivals, Site site);
   void fence_init();
-  void arrive(uint32_t address, uint32_t expect_bytes, Site site);
+  void arrive(uint32_t address, uint32_t expect_bytes, Site site) { arrive_from(block_, address, expect_bytes, site); }
   void wait(uint32_t address, uint32_t parity, Site site);
+  // By the current thread of a block of the cluster.
+  void arrive_from(const Block& from, uint32_t address, uint32_t expect_bytes, Site site);
 
-  // mbarriers, by a copy: its bytes belong to the phase; some of them have landed.
-  void expect_landing(uint32_t address, uint32_t to, uint32_t bytes, Site site);
-  void complete_bytes(uint32_t address, uint32_t bytes, int thread, Site site);
+  // mbarriers, by a copy of a block of the cluster: its bytes belong to the phase; some of them have landed. Those of
+  // another block may come before this one expects them, those of its own may not.
+  void expect_landing(const Block& from, uint32_t address, uint32_t to, uint32_t bytes, Site site);
+  void complete_bytes(const Block& from, uint32_t address, uint32_t bytes, int thread, Site site);
 
   /// Phases of the barrier that the thread knows to have ended.
   uint64_t observed(int thread, uint32_t address) const;
@@ -44,7 +47,7 @@ class Barriers {
     uint64_t phase = 0;
     int owner = -1;
     bool fenced = false;
-    uint64_t made_at = 0;  // barriers of the block before
+    uint64_t made_at = 0, made_at_of_cluster = 0;  // barriers of the block and of the cluster before
     std::vector<std::pair<uint32_t, uint32_t>> landings;
     PhaseClocks clocks;
   };
@@ -54,7 +57,8 @@ class Barriers {
     std::bitset<1024> who;
     PhaseClocks clocks;
   };
-  Mbarrier& find(uint32_t address, Site site);
+  Mbarrier& find(const Block& from, uint32_t address, Site site);
+  void check_bytes(const Mbarrier& barrier, uint32_t address, const Block& from, int thread, Site site) const;
   void end_phase_if_complete(uint32_t address, Mbarrier& barrier);
 
   Block& block_;

@@ -12,23 +12,24 @@ thread_local Block* running = nullptr;
 }  // namespace
 
 Block::Block(const Launch& launch, const Options& options, int index, const std::function<void()>& kernel,
-             Report& report)
+             Report& report, Cluster& cluster)
     : launch_(launch),
       options_(options),
       index_(index),
       kernel_(kernel),
       report_(report),
+      cluster_(cluster),
       random_(options.seed * 1000003 + static_cast<uint64_t>(index)),
       fibers_(launch.threads,
               [this](int) {
                 try {
                   kernel_();
                   if (self() / 128 < static_cast<int>(warpgroups_.size())) warpgroup().check_idle_at_exit();
+                  cluster_.thread_ended(*this);
                 } catch (...) {
                   failure_ = std::current_exception();
                 }
               }),
-      order_(launch.threads),
       shared_(*this, launch.shared_base, launch.shared_bytes),
       barriers_(*this),
       copies_(*this),
@@ -63,7 +64,12 @@ bool Block::happen() {
   return true;
 }
 
-void Block::deadlock() {
+bool Block::can_go_on() const {
+  return runnable_count_ > 0 || copies_.under_way() > 0 ||
+         std::ranges::any_of(warpgroups_, [](const Warpgroup& group) { return group.has_ready(); });
+}
+
+std::string Block::waiting_threads() const {
   // Threads that wait for the same thing make one line.
   std::map<std::string, std::vector<int>> lines;
   for (const auto& [key, threads] : blocked_) {
@@ -76,14 +82,13 @@ void Block::deadlock() {
     }
   }
   std::ostringstream text;
-  text << "deadlock:";
   for (auto& [what, threads] : lines) {
     std::ranges::sort(threads);
     text << "\n  thread " << threads.front();
     if (threads.size() > 1) text << " and " << threads.size() - 1 << " more up to " << threads.back();
     text << ": waits for " << what;
   }
-  fail_for(-1, {}, text.str());
+  return text.str();
 }
 
 int Block::choose() {
@@ -114,7 +119,7 @@ bool Block::advance(uint64_t steps) {
   for (; left_ > 0; --steps) {
     if (steps == 0) return true;
     if (runnable_count_ == 0) {
-      if (!happen()) deadlock();
+      if (!happen()) return true;
       continue;
     }
     if (draw(calm_) == 0 && happen()) continue;
@@ -177,6 +182,10 @@ void Block::notify(const void* key) {
 Report run(const Launch& launch, const Options& options, const std::function<void()>& kernel) {
   if (launch.blocks < 1 || launch.threads < 32 || launch.threads > 1024 || launch.threads % 32 != 0)
     throw std::invalid_argument("launch: expected 1 or more blocks of 32 to 1024 threads, a multiple of 32");
+  if (launch.cluster < 1 || launch.cluster > 8 || launch.blocks % launch.cluster != 0)
+    throw std::invalid_argument("launch: expected clusters of 1 to 8 blocks and a multiple of them, got " +
+                                std::to_string(launch.blocks) + " blocks in clusters of " +
+                                std::to_string(launch.cluster));
   if (launch.shared_bytes > 227 * 1024)
     throw std::invalid_argument("launch: expected at most 232448 bytes of shared memory, got " +
                                 std::to_string(launch.shared_bytes));
@@ -186,15 +195,17 @@ Report run(const Launch& launch, const Options& options, const std::function<voi
   Report report;
   // Blocks that run together take turns of a length that differs, so that one may be far ahead.
   std::mt19937_64 random(options.seed);
-  std::vector<std::unique_ptr<Block>> running_blocks;
+  std::vector<std::unique_ptr<Cluster>> running_clusters;
   int started = 0;
-  while (started < launch.blocks || !running_blocks.empty()) {
-    while (started < launch.blocks && static_cast<int>(running_blocks.size()) < std::max(launch.together, 1))
-      running_blocks.push_back(std::make_unique<Block>(launch, options, started++, kernel, report));
-    const size_t which = random() % running_blocks.size();
+  while (started < launch.blocks || !running_clusters.empty()) {
+    while (started < launch.blocks && static_cast<int>(running_clusters.size()) < std::max(launch.together, 1)) {
+      running_clusters.push_back(std::make_unique<Cluster>(launch, options, started, kernel, report));
+      started += launch.cluster;
+    }
+    const size_t which = random() % running_clusters.size();
     const uint64_t steps = uint64_t{1} << random() % 16;
-    if (!running_blocks[which]->advance(steps))
-      running_blocks.erase(running_blocks.begin() + static_cast<std::ptrdiff_t>(which));
+    if (!running_clusters[which]->advance(steps, random))
+      running_clusters.erase(running_clusters.begin() + static_cast<std::ptrdiff_t>(which));
   }
   return report;
 }

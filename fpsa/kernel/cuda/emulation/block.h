@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "fpsa/kernel/cuda/emulation/barriers.h"
+#include "fpsa/kernel/cuda/emulation/cluster.h"
 #include "fpsa/kernel/cuda/emulation/copies.h"
 #include "fpsa/kernel/cuda/emulation/fibers.h"
-#include "fpsa/kernel/cuda/emulation/order.h"
 #include "fpsa/kernel/cuda/emulation/run.h"
 #include "fpsa/kernel/cuda/emulation/shared_memory.h"
 #include "fpsa/kernel/cuda/emulation/warp.h"
@@ -31,21 +31,33 @@ struct Waiting {
 
 class Block {
  public:
-  Block(const Launch& launch, const Options& options, int index, const std::function<void()>& kernel, Report& report);
+  Block(const Launch& launch, const Options& options, int index, const std::function<void()>& kernel, Report& report,
+        Cluster& cluster);
 
-  /// Goes on for some steps; false when every thread has ended and nothing is under way.
+  /// Goes on for some steps, fewer when it has to wait for another block of its cluster; false when every thread has
+  /// ended and nothing is under way.
   bool advance(uint64_t steps);
+  /// Whether a thread can go on or something is under way.
+  bool can_go_on() const;
+  /// Who waits for what, a line for each thing.
+  std::string waiting_threads() const;
+  bool threads_ended() const { return left_ == 0; }
 
   /// The block whose thread is running.
   static Block& current();
   int self() const { return fibers_.current(); }
   int threads() const { return launch_.threads; }
   int index() const { return index_; }
+  int rank() const { return index_ % launch_.cluster; }
   const Launch& launch() const { return launch_; }
   const Options& options() const { return options_; }
   uint64_t draw(uint64_t below) { return random_() % below; }
 
-  Order& order() { return order_; }
+  Cluster& cluster() { return cluster_; }
+  const Cluster& cluster() const { return cluster_; }
+  /// Of all threads of the cluster, which number() names one.
+  Order& order() { return cluster_.order(); }
+  int number(int thread) const { return rank() * threads() + thread; }
   SharedMemory& shared() { return shared_; }
   Barriers& barriers() { return barriers_; }
   Copies& copies() { return copies_; }
@@ -83,17 +95,16 @@ class Block {
  private:
   int choose();   // the thread that goes on
   bool happen();  // something that is under way; false when nothing is
-  [[noreturn]] void deadlock();
 
   const Launch& launch_;
   const Options& options_;
   int index_;
   const std::function<void()>& kernel_;
   Report& report_;
+  Cluster& cluster_;
   std::set<std::pair<const char*, int>> seen_;
   std::mt19937_64 random_;
   Fibers fibers_;
-  Order order_;
   SharedMemory shared_;
   Barriers barriers_;
   Copies copies_;
@@ -101,7 +112,7 @@ class Block {
   std::vector<Warpgroup> warpgroups_;
   RegisterPool registers_;
   std::vector<std::vector<int>> runnable_;  // by warp
-  int runnable_count_ = 0, left_ = 0;  // threads that can go on, that have not ended
+  int runnable_count_ = 0, left_ = 0;       // threads that can go on, that have not ended
   // Who is favoured, who is kept back and how seldom something that is under way happens, for a while each: so that
   // a producer runs far ahead, a lane falls far behind, a copy takes long.
   int favoured_warp_ = 0, starved_thread_ = 0;

@@ -63,22 +63,29 @@ Copies::Copy Copies::box(const TensorMapSpec& map, const int* at, uint32_t share
   return copy;
 }
 
-void Copies::begin_load(Copy copy, uint32_t to) {
+void Copies::begin_load(const Copy& copy, uint32_t to, uint32_t blocks) {
+  if (blocks == 0) block_.fail(copy.site, "copy to no block of the cluster");
   uint32_t bytes = 0;
   for (const Piece& piece : copy.left)
     bytes += piece.bytes;
-  block_.barriers().expect_landing(copy.barrier, to, bytes, copy.site);
-  block_.shared().begin_load(to, bytes, copy.barrier, copy.site);
-  copies_.push_back(std::move(copy));
+  for (int rank = 0; blocks >> rank != 0; ++rank) {
+    if ((blocks >> rank & 1) == 0) continue;
+    Block& target = block_.cluster().reach(rank, block_, copy.site);
+    target.barriers().expect_landing(block_, copy.barrier, to, bytes, copy.site);
+    target.shared().begin_load(block_, to, bytes, copy.barrier, copy.site);
+    copies_.push_back(copy);
+    copies_.back().to = &target;
+  }
 }
 
-void Copies::load_box(uint32_t to, const TensorMapSpec& map, const int* at, uint32_t barrier, Site site) {
+void Copies::load_box(uint32_t to, const TensorMapSpec& map, const int* at, uint32_t barrier, uint32_t blocks,
+                      Site site) {
   Copy copy = box(map, at, to, site);
   copy.barrier = barrier;
-  begin_load(std::move(copy), to);
+  begin_load(copy, to, blocks);
 }
 
-void Copies::load_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier, Site site) {
+void Copies::load_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier, uint32_t blocks, Site site) {
   if (to % 16 != 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
     block_.fail(site, "copy of ", bytes, " bytes to shared address ", to, ": expected multiples of 16");
   Copy copy;
@@ -89,7 +96,7 @@ void Copies::load_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t 
   auto* global = static_cast<uint8_t*>(const_cast<void*>(from));
   for (uint32_t at = 0; at < bytes; at += 16)
     copy.left.push_back({to + at, global + at, 16});
-  begin_load(std::move(copy), to);
+  begin_load(copy, to, blocks);
 }
 
 void Copies::store_box(const TensorMapSpec& map, const int* at, uint32_t from, Site site) {
@@ -121,15 +128,18 @@ void Copies::move(const Copy& copy, const Piece& piece) {
       const uint8_t* from = block_.shared().async_read(shared, bytes, copy.thread, copy.site);
       if (piece.global) std::memcpy(piece.global + at, from, bytes);
     } else if (piece.global) {
-      std::memcpy(block_.shared().landing(shared), piece.global + at, bytes);
+      std::memcpy(copy.to->shared().landing(shared), piece.global + at, bytes);
     } else {
-      std::memset(block_.shared().landing(shared), 0, bytes);
+      std::memset(copy.to->shared().landing(shared), 0, bytes);
     }
   }
 }
 
 void Copies::advance(size_t which) {
   Copy& copy = copies_[which];
+  if (copy.load && copy.to != &block_ && copy.to->threads_ended())
+    block_.fail_for(copy.thread, copy.site, "a copy lands in block ", copy.to->index(),
+                    " of the cluster, which has ended");
   const uint64_t count = 1 + block_.draw(copy.left.size());
   uint32_t bytes = 0;
   for (uint64_t i = 0; i < count; ++i) {
@@ -138,7 +148,7 @@ void Copies::advance(size_t which) {
     bytes += copy.left.back().bytes;
     copy.left.pop_back();
   }
-  if (copy.load) block_.barriers().complete_bytes(copy.barrier, bytes, copy.thread, copy.site);
+  if (copy.load) copy.to->barriers().complete_bytes(block_, copy.barrier, bytes, copy.thread, copy.site);
   if (!copy.left.empty()) return;
   const bool load = copy.load;
   copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(which));

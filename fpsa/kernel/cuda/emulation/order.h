@@ -1,9 +1,10 @@
-// What each thread of a block knows to have happened before: vector clocks.
+// What each thread of a block, or of the blocks of a cluster, knows to have happened before: vector clocks.
 //
 // A thread's own time moves on with each release. Its clock says, of every thread, up to which time it has heard of
-// what that one did: by a phase of an mbarrier that it waited for, a named barrier or a barrier of its warp. What one
-// thread wrote reaches another only if that one's clock has come to the time of the write. Shuffles, votes and matrix
-// stores of a warp order nothing, though all 32 threads meet there.
+// what that one did: by a phase of an mbarrier that it waited for, a named barrier, a barrier of its warp or of the
+// cluster. What one thread wrote reaches another only if that one's clock has come to the time of the write. Shuffles,
+// votes and matrix stores of a warp order nothing, though all 32 threads meet there; nor does an arrival at another
+// block's mbarrier, whose scope is the block (ptx/cluster.h).
 #pragma once
 
 #include <array>

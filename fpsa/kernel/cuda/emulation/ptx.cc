@@ -7,6 +7,7 @@
 
 #include "fpsa/kernel/cuda/emulation/block.h"
 #include "fpsa/kernel/cuda/ptx/barrier.h"
+#include "fpsa/kernel/cuda/ptx/cluster.h"
 #include "fpsa/kernel/cuda/ptx/copy.h"
 #include "fpsa/kernel/cuda/ptx/global.h"
 #include "fpsa/kernel/cuda/ptx/math.h"
@@ -30,6 +31,17 @@ Block* begin(const char* function, Site site) {
   Block& block = Block::current();
   block.begin(function, site);
   return block.mutated(Mutation::Kind::kDrop, function, site) ? nullptr : &block;
+}
+
+uint32_t own_bit(const Block& block) {
+  return uint32_t{1} << block.rank();
+}
+
+// The blocks that a copy for several goes to.
+uint32_t blocks_of(const Block& block, uint32_t blocks, const char* function, Site site) {
+  if (block.mutated(Mutation::Kind::kFlip, function, site)) return blocks & ~own_bit(block);
+  if (block.mutated(Mutation::Kind::kOwn, function, site)) return own_bit(block);
+  return blocks;
 }
 
 void deposit(const Product& product, float* d, const uint32_t* a, Site site) {
@@ -124,6 +136,31 @@ void mbarrier_wait(SharedAddress barrier, uint32_t parity, Site site) {
   if (block->mutated(Mutation::Kind::kFlip, "mbarrier_wait", site)) parity ^= 1;
   block->barriers().wait(barrier, parity, site);
 }
+int cluster_rank(Site site) {
+  Block& block = Block::current();
+  block.begin("cluster_rank", site);
+  const bool flip = block.mutated(Mutation::Kind::kFlip, "cluster_rank", site);
+  return flip ? (block.rank() + 1) % block.launch().cluster : block.rank();
+}
+void cluster_arrive(Site site) {
+  if (Block* block = begin("cluster_arrive", site)) block->cluster().arrive(*block, site);
+}
+void cluster_wait(Site site) {
+  if (Block* block = begin("cluster_wait", site)) block->cluster().wait(*block, site);
+}
+// The rank above an address; one more, so that an address of the block itself is none of these.
+ClusterAddress map_to_block(SharedAddress address, int rank) {
+  return address | static_cast<uint32_t>(rank + 1) << 24;
+}
+void mbarrier_arrive_cluster(ClusterAddress barrier, Site site) {
+  Block* block = begin("mbarrier_arrive_cluster", site);
+  if (!block) return;
+  int rank = barrier >> 24 == 0 ? block->rank() : static_cast<int>(barrier >> 24) - 1;
+  if (block->mutated(Mutation::Kind::kFlip, "mbarrier_arrive_cluster", site))
+    rank = (rank + 1) % block->launch().cluster;
+  if (block->mutated(Mutation::Kind::kOwn, "mbarrier_arrive_cluster", site)) rank = block->rank();
+  block->cluster().reach(rank, *block, site).barriers().arrive_from(*block, barrier & 0xffffff, 0, site);
+}
 void barrier_sync(int barrier, int threads, Site site) {
   if (Block* block = begin("barrier_sync", site)) block->barriers().named(barrier, threads, true, site);
 }
@@ -136,14 +173,34 @@ void fence_proxy_async(Site site) {
 
 void copy_box_2d(SharedAddress to, const TensorMap& map, int x, int y, SharedAddress barrier, Site site) {
   const int at[] = {x, y};
-  if (Block* block = begin("copy_box_2d", site)) block->copies().load_box(to, map.spec, at, barrier, site);
+  if (Block* block = begin("copy_box_2d", site))
+    block->copies().load_box(to, map.spec, at, barrier, own_bit(*block), site);
 }
 void copy_box_3d(SharedAddress to, const TensorMap& map, int x, int y, int z, SharedAddress barrier, Site site) {
   const int at[] = {x, y, z};
-  if (Block* block = begin("copy_box_3d", site)) block->copies().load_box(to, map.spec, at, barrier, site);
+  if (Block* block = begin("copy_box_3d", site))
+    block->copies().load_box(to, map.spec, at, barrier, own_bit(*block), site);
 }
 void copy_bytes(SharedAddress to, const void* from, uint32_t bytes, SharedAddress barrier, Site site) {
-  if (Block* block = begin("copy_bytes", site)) block->copies().load_bytes(to, from, bytes, barrier, site);
+  if (Block* block = begin("copy_bytes", site))
+    block->copies().load_bytes(to, from, bytes, barrier, own_bit(*block), site);
+}
+void copy_box_2d_multicast(SharedAddress to, const TensorMap& map, int x, int y, SharedAddress barrier, uint16_t blocks,
+                           Site site) {
+  const int at[] = {x, y};
+  if (Block* block = begin("copy_box_2d_multicast", site))
+    block->copies().load_box(to, map.spec, at, barrier, blocks_of(*block, blocks, "copy_box_2d_multicast", site), site);
+}
+void copy_box_3d_multicast(SharedAddress to, const TensorMap& map, int x, int y, int z, SharedAddress barrier,
+                           uint16_t blocks, Site site) {
+  const int at[] = {x, y, z};
+  if (Block* block = begin("copy_box_3d_multicast", site))
+    block->copies().load_box(to, map.spec, at, barrier, blocks_of(*block, blocks, "copy_box_3d_multicast", site), site);
+}
+void copy_bytes_multicast(SharedAddress to, const void* from, uint32_t bytes, SharedAddress barrier, uint16_t blocks,
+                          Site site) {
+  if (Block* block = begin("copy_bytes_multicast", site))
+    block->copies().load_bytes(to, from, bytes, barrier, blocks_of(*block, blocks, "copy_bytes_multicast", site), site);
 }
 void store_box_2d(const TensorMap& map, int x, int y, SharedAddress from, Site site) {
   const int at[] = {x, y};

@@ -7,6 +7,8 @@
 //     only past the writer's fence.proxy.async, and another thread, through either proxy, only past a barrier that both
 //     had part in (order.h): a phase of an mbarrier, a named barrier, one of the block or of the warp;
 //   * accumulators hold NaN from the product to the wait for it, and A's registers may not change in between;
+//   * the blocks of a cluster run at the same time; what one brings to several lands in each at times of their own, and
+//     to reach into a block that has ended, or has not been met in a barrier of the cluster, is an error;
 //   * no progress, a wait for the wrong phase, a missing arrival, an access out of bounds are errors that name the
 //     thread, the barrier and the line of the kernel.
 // Global memory has no order here: who reads it sees every earlier write of any block. What blocks tell each other
@@ -42,7 +44,9 @@ struct Call {
 struct Mutation {
   enum class Kind {
     kDrop,  // the call does nothing
-    kFlip,  // a wait for a phase waits for the other parity
+    kFlip,  // a wait for a phase waits for the other parity; a block of a cluster takes itself for the next one, its
+            // arrival goes to the block after the one that is meant, its copy for several leaves it out
+    kOwn,   // what goes to other blocks of the cluster goes to this one alone
     kSwap,  // a product exchanges two registers of its fragment
   };
   Kind kind = Kind::kDrop;
@@ -63,7 +67,8 @@ struct Launch {
   int registers = 128;        // of a thread at the start, for setmaxnreg
   uint32_t shared_bytes = 0;  // dynamic
   uint32_t shared_base = 0;   // where they begin; 1024 on sm_90, whose system has the first ones
-  int together = 1;           // blocks that run at the same time
+  int cluster = 1;            // blocks of a cluster
+  int together = 1;           // clusters that run at the same time
 };
 
 /// What a run met.

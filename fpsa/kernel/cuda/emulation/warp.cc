@@ -31,7 +31,7 @@ Warp::Lane Warp::meet(const char* what, Lane mine, Site site, Finish finish) {
 }
 
 void Warp::sync(Site site) {
-  meet("sync_warp", {}, site, [this] { block_->order().meet(index_ * 32, 32); });
+  meet("sync_warp", {}, site, [this] { block_->order().meet(block_->number(index_ * 32), 32); });
 }
 
 bool Warp::elect(Site site) {

@@ -17,6 +17,7 @@ struct AttentionTiling {
   bool column_scales = false;  // K's scale changes inside a segment
   bool exact = false;          // the output with unrounded P
   int polynomial = 1;          // of 16 exponentials, those on FMA units instead of the special function unit
+  int cluster = 1;             // blocks of threads that share what they copy of keys and values
 
   bool operator==(const AttentionTiling&) const = default;
 };
@@ -58,9 +59,10 @@ FPSA_BOTH SharedMap shared_map(const AttentionTiling& tiling) {
 
 /// The instantiation for a problem. Column scales are for granularities that leave a segment with more than one scale;
 /// the exact output, a launch of its own, has codes of what rounding P left as well, for which blocks of 64 keys leave
-/// registers.
-FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact) {
+/// registers. choose_coded_cluster() has the `cluster`.
+FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact, int cluster = 1) {
   AttentionTiling tiling;
+  tiling.cluster = cluster;
   tiling.dim = dim;
   tiling.keys = exact ? 64 : 128;
   tiling.stages = exact ? 8 : 4;
@@ -71,13 +73,27 @@ FPSA_BOTH AttentionTiling choose_tiling(int dim, bool column_scales, bool exact)
 
 /// The instantiation of attention_fwd_bf16_sm90a. A block of 128 keys and values of D = 128 is 64 KiB: two stages fit.
 /// The tensor cores need as long for it as the special function units at D = 64 and twice as long at 128.
-FPSA_BOTH AttentionTiling choose_bf16_tiling(int dim) {
+FPSA_BOTH AttentionTiling choose_bf16_tiling(int dim, int cluster = 1) {
   AttentionTiling tiling;
   tiling.dim = dim;
   tiling.element_bytes = 2;
   tiling.stages = dim == 128 ? 2 : 4;
   tiling.polynomial = dim == 128 ? 0 : 1;
+  tiling.cluster = cluster;
   return tiling;
+}
+
+/// The blocks of a cluster that pay for a work list of so many items, `paired` of them with a partner. A pair takes
+/// half of its keys and values from L2, which binds the kernel; an item without a partner costs a block of a cluster
+/// what it costs any other, but blocks of pairs wait for each other. docs/gpu/model.md puts the gain of a pair at a
+/// quarter of its time and the wait at a few hundredths, so a list of few pairs is left to single blocks.
+FPSA_BOTH int choose_cluster(int64_t items, int64_t paired) {
+  return paired > 0 && 4 * paired >= items ? 2 : 1;
+}
+/// The same for attention_fwd_e4m3_sm90a, which L2 binds at D = 128 without column scales; at D = 64 a block has half
+/// the bytes and as many exponentials, the other instantiations have more arithmetic.
+FPSA_BOTH int choose_coded_cluster(int dim, bool column_scales, bool exact, int64_t items, int64_t paired) {
+  return dim == 64 || column_scales || exact ? 1 : choose_cluster(items, paired);
 }
 
 }  // namespace fpsa::kernel::cuda

@@ -33,6 +33,7 @@ PlanImage::PlanImage(const pattern::TileOrder& order, const pattern::TokenGroups
   shared_mask = work.shared;
   column_scales = runs_end_inside_segments(order, token_groups);
   item_count = static_cast<int64_t>(work.items.size());
+  paired = work.paired;
   entry_count = static_cast<int64_t>(work.entries.size());
   const auto take = [&](int64_t bytes) {
     const int64_t begin = size_;

@@ -29,7 +29,8 @@ class PlanImage {
   }
 
   int64_t items = 0, entries = 0, quantize = 0;  // offsets
-  int64_t item_count = 0, entry_count = 0, segments = 0, slots = 0, tokens = 0, groups = 0, units = 0;
+  int64_t item_count = 0, paired = 0;            // paired: WorkList::paired
+  int64_t entry_count = 0, segments = 0, slots = 0, tokens = 0, groups = 0, units = 0;
   bool shared_mask = true, column_scales = false;
 
  private:

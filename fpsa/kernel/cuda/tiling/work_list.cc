@@ -49,6 +49,7 @@ std::vector<Alike> sets_of(const pattern::BlockMask& mask, int64_t head) {
 
 WorkList::WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries, const SegmentLayout& keys)
     : shared(mask.heads() == 1) {
+  std::vector<WorkItem> odd;
   for (int64_t head = 0; head < mask.heads(); ++head) {
     for (const Alike& set : sets_of(mask, head)) {
       const size_t first = entries.size();
@@ -62,6 +63,7 @@ WorkList::WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries,
       for (const int32_t tile : set.visible)
         for (int32_t segment = keys.begin(tile); segment < keys.begin(tile + 1); ++segment)
           *entry++ = key_entry(segment, keys.valid(segment));
+      const size_t before = items.size();
       int used = kItemSegments;
       for (const int64_t row : set.rows) {
         for (int32_t segment = queries.begin(row); segment < queries.begin(row + 1); ++segment) {
@@ -76,8 +78,14 @@ WorkList::WorkList(const pattern::BlockMask& mask, const SegmentLayout& queries,
           items.back().query_segment[used++] = segment;
         }
       }
+      if ((items.size() - before) % 2 != 0) {
+        odd.push_back(items.back());
+        items.pop_back();
+      }
     }
   }
+  paired = static_cast<int64_t>(items.size());
+  items.insert(items.end(), odd.begin(), odd.end());
 }
 
 pattern::BlockMask exchanged(const pattern::BlockMask& mask) {

@@ -34,11 +34,15 @@ struct WorkItem {
 };
 inline constexpr int kItemSegments = 4;
 
-/// The items of a mask's heads, head after head. Rows that see the same keys are taken together wherever their tiles
-/// lie, so only the last item of such a set has rows to spare: the tile order follows the window.
+/// The items of a mask's heads. Rows that see the same keys are taken together wherever their tiles lie, so only the
+/// last item of such a set has rows to spare: the tile order follows the window.
+///
+/// The first `paired` items are pairs, 2 i and 2 i + 1, with the same list and head, for clusters of two blocks of
+/// threads; then comes the odd one of each set. Both parts are in the order of heads and sets.
 struct WorkList {
   std::vector<WorkItem> items;
   std::vector<int32_t> entries;
+  int64_t paired = 0;
   bool shared = true;
 
   /// Shapes    mask rows are tiles of `queries`, columns tiles of `keys`
@@ -65,6 +69,18 @@ FPSA_BOTH Place place_of(int32_t index, int32_t items, int32_t heads, bool share
     return {job / heads, job % heads, index % items};
   }
   return {index / items, list[index % items].head, index % items};
+}
+
+/// The same when the pairs of all heads and batches come first: `paired` is WorkList::paired. Then items 2 i and 2 i +
+/// 1 of the launch are a pair or both none, and blocks that take items with a stride of an even grid take a pair
+/// together.
+FPSA_BOTH Place place_of_pairs_first(int32_t index, int32_t items, int32_t paired, int32_t batch, int32_t heads,
+                                     bool shared, const WorkItem* list) {
+  const int32_t in_pairs = paired * batch * (shared ? heads : 1);
+  if (index < in_pairs) return place_of(index, paired, heads, shared, list);
+  Place place = place_of(index - in_pairs, items - paired, heads, shared, list + paired);
+  place.item += paired;
+  return place;
 }
 
 }  // namespace fpsa::kernel::cuda
