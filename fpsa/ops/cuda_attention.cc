@@ -9,6 +9,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/cuda/cuda.h"
+#include "fpsa/ops/cuda_names.h"
 #include "fpsa/ops/cuda_steps.h"
 #include "fpsa/ops/views.h"
 
@@ -44,11 +45,10 @@ struct Sides {
 // Packs, then the output and, in a launch of its own, the exact one.
 void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, AttentionResult& result,
          const at::Tensor& out, const at::Tensor& exact) {
-  result.kernel = coded                                    ? "attention_fwd_e4m3_sm90a"
-                  : inputs.q.scalar_type() == at::kHalf ? "attention_fwd_f16_sm90a"
-                                                        : "attention_fwd_bf16_sm90a";
-  if (coded) result.coder = "quantize_sm90a";
-  result.isa_name = "sm90a";
+  const auto names = cuda_names(inputs.q.scalar_type(), coded ? Precision::kE4m3 : Precision::kNone);
+  result.kernel = names.kernel;
+  result.coder = names.coder;
+  result.isa_name = names.isa;
   if (out.numel() == 0) return;
   if (inputs.k.size(1) == 0) {
     out.zero_();
@@ -188,6 +188,12 @@ bool float32_as_bfloat16() {
 
 at::ScalarType cuda_operand_type(at::ScalarType dtype, Precision precision) {
   return dtype == at::kHalf && precision == Precision::kNone ? at::kHalf : at::kBFloat16;
+}
+
+CudaNames cuda_names(at::ScalarType dtype, Precision precision) {
+  if (precision != Precision::kNone) return {"attention_fwd_e4m3_sm90a", "quantize_sm90a", "sm90a"};
+  const bool half = cuda_operand_type(dtype, precision) == at::kHalf;
+  return {half ? "attention_fwd_f16_sm90a" : "attention_fwd_bf16_sm90a", {}, "sm90a"};
 }
 
 std::string cuda_refusal(const CudaRequest& request) {
