@@ -4,7 +4,6 @@
 
 #include "fpsa/accel/precision.h"
 #include "fpsa/base/check.h"
-#include "fpsa/kernel/cuda/cuda.h"
 #include "fpsa/kernel/table.h"
 #include "fpsa/ops/cuda_attention.h"
 #include "fpsa/ops/cuda_names.h"
@@ -148,7 +147,7 @@ Explain explain_scheduled(const Schedule& schedule, const nn::AttentionContext& 
   }
   explain_reason(runs, schedule, context.step, context.num_steps, entry);
   if (on_cuda && refusal.empty())
-    if (const auto why = kernel::cuda::unavailable_reason(device.index()); !why.empty())
+    if (const auto why = ops::cuda_unavailable(device); !why.empty())
       entry.reason += join("; what would run on ", device.str(), ", not here: ", why);
   if (!refusal.empty()) entry.reason += join("; refused on ", device.str(), ": ", refusal);
   return entry;

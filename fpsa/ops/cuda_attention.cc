@@ -196,6 +196,10 @@ CudaNames cuda_names(at::ScalarType dtype, Precision precision) {
   return {half ? "attention_fwd_f16_sm90a" : "attention_fwd_bf16_sm90a", {}, "sm90a"};
 }
 
+std::string cuda_unavailable(at::Device device) {
+  return cuda::unavailable_reason(device.index());
+}
+
 std::string cuda_refusal(const CudaRequest& request) {
   if (request.precision == Precision::kInt8)
     return "precision int8 is the CPU's own, expected e4m3 or none on CUDA; choose e4m3";
@@ -215,7 +219,7 @@ std::string cuda_refusal(const CudaRequest& request) {
 }
 
 std::string cuda_refusal(const at::Tensor& q, CudaRequest request) {
-  const auto device = cuda::unavailable_reason(q.device().index());
+  const auto device = cuda_unavailable(q.device());
   if (!device.empty()) return join("q is on ", q.device(), ": ", device);
   request.rounds_f32 = request.rounds_f32 || float32_as_bfloat16();
   return cuda_refusal(request);

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <string>
 #include <string_view>
 
 #include "fpsa/ops/attention.h"
@@ -16,5 +17,7 @@ struct CudaNames {
 
 /// Of a call that the kernels take (cuda_refusal of cuda_attention.h), with inputs of this type.
 CudaNames cuda_names(at::ScalarType dtype, Precision precision);
+/// Why no kernel of this build runs on that device, or with cuda without a number on any; empty where they do.
+std::string cuda_unavailable(at::Device device);
 
 }  // namespace fpsa::ops
