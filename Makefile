@@ -23,7 +23,7 @@ test:
 
 ## The Python tests on what is built: files share the processors (tests/conftest.py), but those that time something.
 test-python:
-	.venv/bin/python -m pytest tests -q -m "not slow and not alone" -n logical --maxprocesses 8 --dist loadfile --durations 15
+	.venv/bin/python -m pytest tests -q -m "not slow and not alone" -n $(JOBS) --maxprocesses 8 --dist loadfile --durations 15
 	.venv/bin/python -m pytest $$(grep -rl mark.alone tests --include='test_*.py') -q -m "alone and not slow"
 
 ## The real-size checks (Wan2.1-1.3B shapes with random weights): about 15 minutes, 10 GB of disk.

@@ -11,6 +11,8 @@ inline constexpr double kPipelineLatents = 1e-3;    // whole pipeline's latents,
 
 inline constexpr double kComposedF32 = 1e-5;  // composed attention against F64: 80 eps, sums of up to 1100 terms, relative to range
 
+inline constexpr double kMergedKeys = 1e-5;  // F32 attention to one key of weight n against n equal keys by kernels: exp2 of 2.6e-6 in row sums, three layers, relative L2
+
 inline constexpr double kComposedF64 = 1e-12;  // the same in F64: 1e4 eps, values and gradients up to about 10
 inline constexpr double kAttentionF32 = 2.0;   // F32 kernels against F64 sums: factor on the bound of dot, exp2 and row sums
 inline constexpr double kAttentionBf16 = 0.0079;  // bf16 kernels: two roundings of P of 2^-8 each at most, relative to max |v|

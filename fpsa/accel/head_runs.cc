@@ -4,6 +4,9 @@
 
 #include "fpsa/accel/precision.h"
 #include "fpsa/base/check.h"
+#include "fpsa/kernel/table.h"
+#include "fpsa/ops/cuda_attention.h"
+#include "fpsa/ops/cuda_names.h"
 #include "fpsa/ops/environment.h"
 #include "fpsa/plan/attention_plan.h"
 
@@ -41,6 +44,34 @@ std::string describe(const Setting& setting, const Grid& tile, bool dense) {
 void add(std::string& text, const std::string& part) {
   if (!text.empty()) text += "; ";
   text += part;
+}
+
+// What computes a run on a CPU.
+Entries cpu_entries(const HeadRun& run, const std::shared_ptr<const ops::Plan>& plan, int64_t dim, kernel::Dtype dtype) {
+  const auto options = attention_options(run.setting.quant);
+  plan::AttentionSpec spec;
+  spec.heads = run.count;
+  spec.dim = dim;
+  spec.dtype = dtype;
+  spec.precision = options.precision;
+  spec.smooth_keys = options.smooth_keys;
+  const plan::AttentionPlan planned(plan, spec);
+  Entries entries{planned.entry().name, {}, kernel::isa_name(planned.entry().isa)};
+  if (planned.quantizer()) entries.coder = planned.quantizer()->name;
+  return entries;
+}
+
+// What computes a run on CUDA, or what it is refused for.
+Entries cuda_entries(const HeadRun& run, int64_t dim, at::ScalarType dtype, std::string& refusal) {
+  const auto options = attention_options(run.setting.quant);
+  const std::string why =
+      ops::cuda_refusal({dtype, dim, options.precision, options.smooth_keys, ops::float32_as_bfloat16()});
+  if (!why.empty()) {
+    refusal = why;
+    return {"none", {}, "none"};
+  }
+  const auto names = ops::cuda_names(dtype, options.precision);
+  return {names.kernel, names.coder, names.isa};
 }
 
 }  // namespace
@@ -90,7 +121,11 @@ void explain_reason(const std::vector<HeadRun>& runs, const Schedule& schedule, 
 }
 
 Explain explain_scheduled(const Schedule& schedule, const nn::AttentionContext& context, int64_t heads, int64_t dim,
-                          kernel::Dtype dtype) {
+                          at::ScalarType dtype, at::Device device) {
+  const bool on_cuda = device.is_cuda();
+  FPSA_CHECK(on_cuda || device.is_cpu(), "device: expected cpu or cuda, got ", device.str());
+  FPSA_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || (on_cuda && dtype == at::kHalf),
+             "dtype: expected float32 or bfloat16, or float16 on CUDA, got ", at::toString(dtype));
   ops::apply_environment();
   schedule::validate(schedule);
   schedule::check_for_grid(schedule, context.grid);
@@ -102,21 +137,19 @@ Explain explain_scheduled(const Schedule& schedule, const nn::AttentionContext& 
   entry.layer = context.layer;
   entry.step = context.step;
   entry.density = 0;
+  std::string refusal;
   for (const HeadRun& run : runs) {
     const auto plan = plan_of(run, schedule, context.grid);
-    const auto options = attention_options(run.setting.quant);
-    plan::AttentionSpec spec;
-    spec.heads = run.count;
-    spec.dim = dim;
-    spec.dtype = dtype;
-    spec.precision = options.precision;
-    spec.smooth_keys = options.smooth_keys;
-    const plan::AttentionPlan planned(plan, spec);
-    Entries entries{planned.entry().name, {}, kernel::isa_name(planned.entry().isa)};
-    if (planned.quantizer()) entries.coder = planned.quantizer()->name;
+    const auto entries =
+        on_cuda ? cuda_entries(run, dim, dtype, refusal)
+                : cpu_entries(run, plan, dim, dtype == at::kFloat ? kernel::Dtype::kF32 : kernel::Dtype::kBf16);
     explain_run(run, heads, schedule, *plan, entries, entry);
   }
   explain_reason(runs, schedule, context.step, context.num_steps, entry);
+  if (on_cuda && refusal.empty())
+    if (const auto why = ops::cuda_unavailable(device); !why.empty())
+      entry.reason += join("; what would run on ", device.str(), ", not here: ", why);
+  if (!refusal.empty()) entry.reason += join("; refused on ", device.str(), ": ", refusal);
   return entry;
 }
 

@@ -1,13 +1,14 @@
 // What a schedule asks of the heads of one layer in one phase, and how that is put into words.
 #pragma once
 
+#include <ATen/ATen.h>
+
 #include <cstdint>
 #include <memory>
 #include <string_view>
 #include <vector>
 
 #include "fpsa/accel/methods.h"
-#include "fpsa/kernel/table.h"
 #include "fpsa/nn/attention_method.h"
 #include "fpsa/ops/plan.h"
 #include "fpsa/schedule/schedule.h"
@@ -42,9 +43,11 @@ void explain_reason(const std::vector<HeadRun>& runs, const schedule::Schedule& 
                     Explain& entry);
 
 /// What one layer will run at one step, without running it: separate quantisation, not fused with norm and rotation.
-///   Shapes    heads of `dim` channels, of dtype kF32 or kBf16
-///   Errors    a schedule that is invalid or does not fit the grid, layers or heads
+///   Shapes    heads of `dim` channels, of dtype F32 or BF16, on CUDA F16 too
+///   Edges     `device` CUDA: the sm_90a kernels, also where they cannot run, which the reason then says; a call that they
+///             refuse has the kernel "none" and the refusal as part of the reason
+///   Errors    a schedule that is invalid or does not fit the grid, layers or heads; a device or dtype of another kind
 Explain explain_scheduled(const schedule::Schedule& schedule, const nn::AttentionContext& context, int64_t heads,
-                          int64_t dim, kernel::Dtype dtype);
+                          int64_t dim, at::ScalarType dtype, at::Device device = at::kCPU);
 
 }  // namespace fpsa::accel

@@ -16,10 +16,14 @@ struct TrainBenchOptions {
   int64_t threads = 0;
 };
 
-/// Times forward and backward of the same batches under both attentions in turns, and prints medians, the ratio and the
-/// process's peak memory. The optimiser is left out: it takes the same time in both. Windows have the schedule's own
-/// density (a stage's density_steps are ignored). Clips are encoded first unless `latents` has them.
-///   Errors    UsageError: no recipe, one of a VAE, a stage it lacks, `attention` that needs a schedule it lacks
+/// Times forward and backward of the same batches under both attentions in turns, each in a process of its own, and
+/// prints medians, the mean density of the steps, the ratio and each process's peak memory, loading included. Left out are
+/// the optimiser and the teacher of the recipe's distill_weight: they take the same time in both. Windows have the
+/// schedule's own density (a stage's density_steps are ignored). Clips are encoded first, in another process, unless
+/// `latents` has them.
+///   Requires  that the calling process has one thread
+///   Errors    UsageError: no recipe, one of a VAE, a stage it lacks, `attention` that needs a schedule it lacks,
+///             `latents` beside [data]
 void run_train_bench(const TrainBenchOptions& options);
 
 }  // namespace fpsa::app::bench

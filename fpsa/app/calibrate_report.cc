@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "fpsa/app/flags.h"
 #include "fpsa/base/check.h"
 
 namespace fpsa::app {
@@ -56,6 +57,7 @@ json settings(const CalibrationReport& report) {
                  {"width", report.shape.width},
                  {"num_frames", report.shape.frames},
                  {"grid", triple(report.shape.grid)},
+                 {"rope_scale", rope_scale_text(options.run.rope_scale)},
                  {"num_inference_steps", report.loop.steps},
                  {"guidance_scale", report.loop.guidance_scale},
                  {"flow_shift", report.loop.scheduler.shift},

@@ -151,7 +151,9 @@ StudyFolder::StudyFolder(fs::path path, const json& settings, bool look_only)
     const auto before = io::read_json(file);
     FPSA_CHECK(before.is_object(), file.string(), ": expected the settings of a study, got ", before.type_name());
     for (const auto& [key, value] : settings.items()) {
-      const auto old = before.contains(key) ? before[key] : json();
+      // What earlier versions did not write was so.
+      const json absent = key == "rope_scale" ? json("1,1,1") : json();
+      const auto old = before.contains(key) ? before[key] : absent;
       FPSA_USAGE_CHECK(old == value, "--out: ", path_.string(), " holds a study with ", key, " ", old.dump(),
                        ", expected ", value.dump(), " as asked for now; give the same settings or another folder");
     }

@@ -149,6 +149,17 @@ double mean_density(const std::vector<accel::Explain>& report) {
   return sum / static_cast<double>(report.size());
 }
 
+// Of the model folder's fpsa.json only rope_scale, where the command line has none: eval has its own defaults for the rest.
+void take_rope_scale(CLI::App& eval, const fs::path& model) {
+  const auto own = model / "fpsa.json";
+  if (!fs::is_regular_file(own)) return;
+  const auto settings = read_settings(own);
+  auto scale = nlohmann::json::object();
+  for (const auto& [key, value] : settings.items())
+    if (key == "rope_scale" || key == "rope-scale") scale[key] = value;
+  apply_settings(eval, settings.is_object() ? scale : settings, own.string(), {"rope-scale"});
+}
+
 void run_eval(const EvalOptions& options) {
   check_eval(options);
   keep_freed_memory();
@@ -242,7 +253,8 @@ void add_train_command(CLI::App& app) {
 
   auto* eval = train->add_subcommand("eval", "Judge generated clips of held-out prompts");
   auto judged = std::make_shared<EvalOptions>();
-  add_path(*eval, "--checkpoint", judged->checkpoint, "training checkpoint; without it the model folder's own weights");
+  add_path(*eval, "--checkpoint", judged->checkpoint, 
+           "training checkpoint, its positions unscaled; without it the model folder's own weights and rope_scale");
   add_path(*eval, "--model", judged->model, "model folder");
   add_path(*eval, "--sheet", judged->sheet, "also write a contact sheet PNG");
   add_choice(*eval, "--attention", judged->attention, {"auto", "dense", "sta", "fp8", "int8", "fps"},
@@ -259,7 +271,10 @@ void add_train_command(CLI::App& app) {
   add_rope_scale(*eval, "--rope-scale", judged->rope_scale);
   add_seed(*eval, "--seed", judged->seed, "prompts and noise");
   add_integer(*eval, "--threads", judged->threads, 0, 1024, "threads (0: all)");
-  eval->callback([judged] { run_eval(*judged); });
+  eval->callback([eval, judged] {
+    if (judged->checkpoint.empty()) take_rope_scale(*eval, judged->model);  // positions are of the weights
+    run_eval(*judged);
+  });
 
   auto* exporting =
       train->add_subcommand("export", "Write a checkpoint's averaged weights as a model folder or a LoRA");

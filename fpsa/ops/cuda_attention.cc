@@ -10,6 +10,7 @@
 
 #include "fpsa/base/check.h"
 #include "fpsa/kernel/cuda/cuda.h"
+#include "fpsa/ops/cuda_names.h"
 #include "fpsa/ops/cuda_steps.h"
 #include "fpsa/ops/views.h"
 
@@ -50,10 +51,11 @@ struct Sides {
 // Packs, then the output and, in a launch of its own, the exact one.
 void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, AttentionResult& result,
          const at::Tensor& out, const at::Tensor& exact) {
-  const auto name = [&](int cluster) { return cuda_kernel_name(inputs.q.scalar_type(), coded, cluster); };
-  result.kernel = name(0);
-  if (coded) result.coder = "quantize_sm90a";
-  result.isa_name = "sm90a";
+  const auto precision = coded ? Precision::kE4m3 : Precision::kNone;
+  const auto names = cuda_names(inputs.q.scalar_type(), precision);
+  result.kernel = names.kernel;
+  result.coder = names.coder;
+  result.isa_name = names.isa;
   if (out.numel() == 0) return;
   if (inputs.k.size(1) == 0) {
     out.zero_();
@@ -61,7 +63,7 @@ void run(const CudaInputs& inputs, const Sides& sides, bool coded, float scale, 
     return;
   }
   const CudaSteps steps = sides.steps(inputs, coded);
-  result.kernel = name(steps.cluster());
+  result.kernel = cuda_names(inputs.q.scalar_type(), precision, steps.cluster()).kernel;
   steps.pack();
   steps.attend(scale, out, result.lse, result.row_max);
   if (exact.defined()) steps.attend(scale, exact, {}, {}, /*exact=*/true);
@@ -231,13 +233,18 @@ at::ScalarType cuda_operand_type(at::ScalarType dtype, Precision precision) {
   return dtype == at::kHalf && precision == Precision::kNone ? at::kHalf : at::kBFloat16;
 }
 
-std::string_view cuda_kernel_name(at::ScalarType type, bool coded, int cluster) {
+CudaNames cuda_names(at::ScalarType dtype, Precision precision, int cluster) {
   static constexpr std::string_view kNames[3][3] = {
       {"attention_fwd_e4m3_sm90a", "attention_fwd_e4m3_sm90a (single)", "attention_fwd_e4m3_sm90a (paired)"},
       {"attention_fwd_f16_sm90a", "attention_fwd_f16_sm90a (single)", "attention_fwd_f16_sm90a (paired)"},
       {"attention_fwd_bf16_sm90a", "attention_fwd_bf16_sm90a (single)", "attention_fwd_bf16_sm90a (paired)"},
   };
-  return kNames[coded ? 0 : type == at::kHalf ? 1 : 2][cluster];
+  const bool coded = precision != Precision::kNone, half = cuda_operand_type(dtype, precision) == at::kHalf;
+  return {kNames[coded ? 0 : half ? 1 : 2][cluster], coded ? "quantize_sm90a" : "", "sm90a"};
+}
+
+std::string cuda_unavailable(at::Device device) {
+  return cuda::unavailable_reason(device.index());
 }
 
 std::string cuda_refusal(const CudaRequest& request) {
@@ -259,7 +266,7 @@ std::string cuda_refusal(const CudaRequest& request) {
 }
 
 std::string cuda_refusal(const at::Tensor& q, CudaRequest request) {
-  const auto device = cuda::unavailable_reason(q.device().index());
+  const auto device = cuda_unavailable(q.device());
   if (!device.empty()) return join("q is on ", q.device(), ": ", device);
   return cuda_refusal(with_setting(request));
 }

@@ -35,10 +35,6 @@ bool float32_as_bfloat16();
 /// The type that the kernels take a call's inputs in: F16 without codes as it is, all else BF16.
 at::ScalarType cuda_operand_type(at::ScalarType dtype, Precision precision);
 
-/// What AttentionResult::kernel says: the kernel, and whether it ran in clusters of two blocks of threads, which take
-/// pairs of items ("paired"), or in single ones; cluster 0: it was not launched.
-std::string_view cuda_kernel_name(at::ScalarType type, bool coded, int cluster);
-
 /// attention() on CUDA.
 ///   Shapes    as attention(); D 64 or 128
 ///   Layout    strides of 16 bytes are read and written in place; inputs with others are copied, an output is refused

@@ -130,13 +130,17 @@ class Schedule:
         return self._native.setting(phase, layer, head)
 
     def explain(self, grid: Sequence[int], *, steps: int, layers: int, heads: int, head_dim: int,
-                dtype: torch.dtype = torch.bfloat16, only_steps: Sequence[int] | None = None) -> list[dict[str, Any]]:
+                dtype: torch.dtype = torch.bfloat16, only_steps: Sequence[int] | None = None,
+                device: torch.device | str = "cpu") -> list[dict[str, Any]]:
         """What would run on this machine, an entry for each step and layer: kernel, pattern, density, reason.
+
+        device: "cpu" or a CUDA device. Where the CUDA kernels cannot run here, or refuse the call (then the kernel is
+        "none"), the reason says so.
 
         Source: accel::explain_scheduled, the entries of ``fpsa generate --explain``.
         """
         return self._native.explain(grid, steps=steps, layers=layers, heads=heads, head_dim=head_dim,
-                                    dtype=str(dtype).removeprefix("torch."), only_steps=only_steps)
+                                    dtype=str(dtype).removeprefix("torch."), only_steps=only_steps, device=str(device))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the TOML text, under a temporary name first."""

@@ -62,17 +62,18 @@ class _Place:
         self.fixed: tuple[int, int] | None = None
         self.phases: tuple[int, ...] = (0,)
         self.steps_now: list[tuple[int, int]] = []
-        self.seen: dict[tuple[int, int], tuple[tuple[int, ...], torch.dtype]] = {}
+        self.seen: dict[tuple[int, int], tuple[tuple[int, ...], torch.dtype, torch.device]] = {}
 
     def enter(self, timestep: torch.Tensor) -> None:
         self.steps_now = [self.fixed] if self.fixed is not None else self._steps_of(timestep)
         self.phases = tuple(self.schedule.phase_at(*step) for step in self.steps_now)
 
-    def note(self, grid: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
-        """Keeps for explain() what this forward attends over and in which type."""
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    def note(self, grid: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        """Keeps for explain() what this forward attends over, in which type and where."""
+        kind = device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         for step in self.steps_now:
-            self.seen[step] = (grid, torch.get_autocast_dtype(device) if autocast else dtype)
+            self.seen[step] = (grid, torch.get_autocast_dtype(kind) if autocast else dtype, device)
 
     def _steps_of(self, timestep: torch.Tensor) -> list[tuple[int, int]]:
         """The step of each sample, or the one of all."""
@@ -187,7 +188,7 @@ class Applied:
 
         def around_rope(module: Any, args: tuple[Any, ...], output: Any) -> Any:
             grid = _grid_of(args[0], module)
-            note(grid, args[0].dtype, args[0].device.type)  # here, since accelerate's autocast begins after the hook before
+            note(grid, args[0].dtype, args[0].device)  # here, since accelerate's autocast begins after the hook before
             return (*output, grid, place.phases)
 
         self._hooks.append(transformer.register_forward_pre_hook(before, with_kwargs=True))
@@ -214,14 +215,15 @@ class Applied:
         """What ran since apply() or the last reset(): an entry for each step and layer that were seen.
 
         Keys: step, layer, kernel, isa, coder, pattern, density, granularity, reason. The step is that of the pipeline's
-        scheduler or of :meth:`at`; in training, the one that a noise level belongs to.
+        scheduler or of :meth:`at`; in training, the one that a noise level belongs to. The kernels are those of the
+        device that the model was on.
         """
         config = self.transformers[0].config
         entries: list[dict[str, Any]] = []
-        for (step, steps), (grid, dtype) in sorted(self._place.seen.items()):
+        for (step, steps), (grid, dtype, device) in sorted(self._place.seen.items()):
             entries += self.schedule.explain(grid, steps=steps, layers=config.num_layers,
                                              heads=config.num_attention_heads, head_dim=config.attention_head_dim,
-                                             dtype=dtype, only_steps=[step])
+                                             dtype=dtype, only_steps=[step], device=device)
         return entries
 
     def reset(self) -> None:

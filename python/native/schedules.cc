@@ -3,6 +3,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <map>
+#include <string>
 
 #include "fpsa/accel/head_runs.h"
 #include "fpsa/accel/scheduled.h"
@@ -105,8 +107,11 @@ py::dict setting_of(const Schedule& s, int phase, int64_t layer, int64_t head) {
 }
 
 py::list explain(const Schedule& s, const py::object& grid, int64_t steps, int64_t layers, int64_t heads, int64_t dim,
-                 const std::string& dtype, const py::object& wanted) {
-  FPSA_CHECK(dtype == "float32" || dtype == "bfloat16", "dtype: expected float32 or bfloat16, got ", dtype);
+                 const std::string& dtype, const py::object& wanted, const std::string& device) {
+  static const std::map<std::string, at::ScalarType> types = {
+      {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}};
+  const auto type = types.find(dtype);
+  FPSA_CHECK(type != types.end(), "dtype: expected float32, bfloat16 or float16, got ", dtype);
   FPSA_CHECK(steps >= 1 && layers >= 1 && heads >= 1, "steps, layers and heads: expected 1 or more, got ", steps, ", ",
              layers, ", ", heads);
   nn::AttentionContext context;
@@ -119,8 +124,7 @@ py::list explain(const Schedule& s, const py::object& grid, int64_t steps, int64
     for (int64_t layer = 0; layer < layers; ++layer) {
       context.step = step;
       context.layer = layer;
-      const auto entry = accel::explain_scheduled(s, context, heads, dim,
-                                                  dtype == "float32" ? kernel::Dtype::kF32 : kernel::Dtype::kBf16);
+      const auto entry = accel::explain_scheduled(s, context, heads, dim, type->second, at::Device(device));
       py::dict one;
       one["step"] = entry.step;
       one["layer"] = entry.layer;
@@ -237,7 +241,8 @@ Later overrides win over earlier ones, field by field. Errors: TypeError, ValueE
           py::arg("sigma"), py::arg("steps") = train::kDefaultSteps)
       .def("setting", &setting_of, py::arg("phase"), py::arg("layer"), py::arg("head"))
       .def("explain", &explain, py::arg("grid"), py::kw_only(), py::arg("steps"), py::arg("layers"), py::arg("heads"),
-           py::arg("head_dim"), py::arg("dtype") = "bfloat16", py::arg("only_steps") = py::none())
+           py::arg("head_dim"), py::arg("dtype") = "bfloat16", py::arg("only_steps") = py::none(),
+           py::arg("device") = "cpu")
       .def(py::self == py::self);
   m.attr("DEFAULT_STEPS") = train::kDefaultSteps;
   m.attr("METADATA_KEY") = std::string(schedule::kMetadataKey);

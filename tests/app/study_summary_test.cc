@@ -263,6 +263,16 @@ TEST_F(Folder, KeepsRecordsAndRefusesOtherSettings) {
   FPSA_EXPECT_CONTAINS(error_of([&] { folder.add(changed, "w"); }), "with another schedule than");
 }
 
+TEST_F(Folder, OfAVersionWithoutRopeScaleGoesOnWithPositionsAsTheyAre) {
+  StudyFolder(path_, settings_, false);
+  auto now = settings_;
+  now["rope_scale"] = "1,1,1";
+  StudyFolder again(path_, now, false);
+  now["rope_scale"] = "1,0.5,0.5";
+  FPSA_EXPECT_CONTAINS(error_of([&] { StudyFolder(path_, now, false); }),
+                       "holds a study with rope_scale \"1,1,1\", expected \"1,0.5,0.5\"");
+}
+
 TEST_F(Folder, OfSomethingElseIsRefusedAndLookingWritesNothing) {
   StudyFolder look(path_, settings_, true);
   look.add(arm("fps"), "w");

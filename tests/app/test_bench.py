@@ -278,9 +278,68 @@ def test_a_training_step_is_timed_dense_and_with_the_schedule_in_turns(fpsa, rec
         totals = [step["forward_seconds"] + step["backward_seconds"] for step in case["steps"]]
         assert case["seconds"] == pytest.approx(sum(totals) / 2)
     assert report["speed_up"] == pytest.approx(dense["seconds"] / sparse["seconds"])
-    for words in ("5x64x64, 32 tokens, 2 x 1 clips", "as fast as dense", "gradient checkpointing off, peak memory"):
+    for words in ("5x64x64, 32 tokens, 2 x 1 clips", "as fast as dense", "peak memory", "gradient checkpointing off"):
         assert words in done.stdout, done.stdout
+    assert "teacher" not in done.stdout and report["teacher_left_out"] is False
     assert outputs(tmp_path) == ["fps.toml", "recipe.toml", "steps.json"]
+
+
+def test_the_density_of_steps_in_two_phases_is_the_mean_over_their_batches(fpsa, recipe, tmp_path):
+    # Early steps see all tiles, late ones an eighth; which phase a batch is in follows from its noise level.
+    phase = SCHEDULE[SCHEDULE.index("[[phase]]"):]
+    (tmp_path / "fps.toml").write_text(SCHEDULE.replace("[[phase]]", phase.replace("1.0", "0.8").replace(
+        "[1, 1, 1]", "[2, 2, 2]") + "[[phase]]"))
+    done = fpsa("bench", "train", "--recipe", recipe, "--model", TINY, "--steps", 6, "--attention", "fps", "--threads", 1,
+                "--json", "steps.json")
+    assert done.returncode == 0, done.stderr
+    case, = json.loads((tmp_path / "steps.json").read_text())["cases"]
+    densities = [step["density"] for step in case["steps"]]
+    batches = {(1 + 1) / 2, (1 + 1 / 8) / 2, (1 / 8 + 1 / 8) / 2}
+    assert all(any(density == pytest.approx(mean) for mean in batches) for density in densities), densities
+    assert any(density == pytest.approx((1 + 1 / 8) / 2) for density in densities), "no step has batches of both phases"
+    assert len(set(densities)) > 1 and case["density"] == pytest.approx(sum(densities) / 6)
+
+
+def test_the_teacher_of_a_recipe_is_left_out_of_its_steps_and_that_is_said(fpsa, recipe, tmp_path):
+    recipe.write_text(RECIPE.replace("num_inference_steps", "distill_weight = 0.1\nnum_inference_steps"))
+    done = fpsa("bench", "train", "--recipe", recipe, "--model", TINY, "--steps", 1, "--threads", 1, "--json", "steps.json")
+    assert done.returncode == 0, done.stderr
+    assert "without the teacher of distill_weight 0.1" in done.stdout
+    assert json.loads((tmp_path / "steps.json").read_text())["teacher_left_out"] is True
+
+
+def test_each_attention_has_a_peak_of_its_own_that_shows_gradient_checkpointing(fpsa, recipe, tmp_path):
+    recipe.write_text(RECIPE.replace("frames = 5", "frames = 17").replace("height = 64", "height = 128")
+                      .replace("width = 64", "width = 128").replace("batch = 1", "batch = 8", 1))
+
+    def peaks(*flags):
+        done = fpsa("bench", "train", "--recipe", recipe, "--model", TINY, "--latents", "latents", "--steps", 1,
+                    "--threads", 1, "--json", "steps.json", *flags)
+        assert done.returncode == 0, done.stderr
+        return {case["attention"]: case["peak_rss_bytes"] for case in
+                json.loads((tmp_path / "steps.json").read_text())["cases"]}
+
+    without, alone = peaks("--gradient-checkpointing", "off"), peaks("--gradient-checkpointing", "off", "--attention", "fps")
+    assert alone["fps"] == pytest.approx(without["fps"], rel=0.1), "the other attention's memory is in it"
+    with_it = peaks("--gradient-checkpointing", "on")
+    for attention in ("dense", "fps"):
+        assert with_it[attention] < 0.8 * without[attention], (with_it, without)
+
+
+def test_latents_beside_a_recipes_own_videos_are_refused(fpsa, recipe, tmp_path):
+    recipe.write_text(RECIPE + '[data]\nfolder = "videos"\n')
+    assert_error(fpsa("bench", "train", "--recipe", recipe, "--latents", "encoded"), USAGE, "--latents: expected none",
+                 "[data]", "got encoded", "leave it out")
+    assert outputs(tmp_path) == ["fps.toml", "recipe.toml"]
+
+
+def test_an_arm_that_cannot_start_says_why_and_leaves_nothing(fpsa, recipe, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    assert_error(fpsa("bench", "train", "--recipe", recipe, "--model", "nowhere"), FAILED, "nowhere")
+    assert outputs(tmp_path / "temporary") == []
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "no folder"))
+    assert_error(fpsa("bench", "train", "--recipe", recipe, "--model", TINY), FAILED, "no folder")
 
 
 def test_a_training_step_needs_a_schedule_and_a_stage(fpsa, recipe, tmp_path):

@@ -59,6 +59,7 @@ def test_the_schedule_loads_and_the_json_says_the_same(fpsa, calibrate, tmp_path
     measured = json.loads((tmp_path / "c.json").read_text())
     assert (measured["format"], measured["version"]) == ("fpsa-calibration", 1)
     assert (measured["steps"], measured["layers"], measured["heads"]) == (4, list(range(6)), 4)
+    assert measured["settings"]["rope_scale"] == "1,1,1"
     assert measured["settings"]["grid"] == [5, 8, 8] and measured["settings"]["prompts"] == [PROMPT[1]]
     exact, coded, half, sparse = measured["candidates"]
     assert mean(exact["relative_l2"]) == 0 and exact["snr_db"][0][0][0] is None
@@ -134,10 +135,10 @@ def test_the_same_request_gives_the_same_bytes_and_prompts_are_all_measured(cali
 
 def test_strides_measure_less(calibrate, tmp_path):
     sizes = (*SMALL[:4], "--num-inference-steps", 5, "--threads", 1)
-    done = calibrate("--step-stride", 2, "--layer-stride", 4, "--json", "c.json", sizes=sizes)
+    done = calibrate("--step-stride", 2, "--layer-stride", 4, "--rope-scale", "1,0.5,0.25", "--json", "c.json", sizes=sizes)
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "c.json").read_text())
-    assert measured["layers"] == [0, 4]
+    assert measured["layers"] == [0, 4] and measured["settings"]["rope_scale"] == "1,0.5,0.25"
     errors = measured["candidates"][3]["relative_l2"]
     assert len(errors) == 5 and errors[0] == errors[1] != errors[2] == errors[3]
     assert "One step of 2 was measured" in (tmp_path / "calibrate.html").read_text()

@@ -84,6 +84,19 @@ def test_an_exported_model_is_generated_and_judged_as_it_was_trained(fpsa, folde
         done = fpsa(*judge, "--attention", method, "--schedule", folder / "fps.toml")
         assert f"attention: {method} (with the schedule {folder}/fps.toml), density {density}" in done.stdout
 
+    def sheet(*flags):
+        done = fpsa(*judge, "--sheet", folder / "sheet.png", *flags)
+        assert done.returncode == 0, done.stderr
+        return (folder / "sheet.png").read_bytes()
+
+    scale = ("--rope-scale", "1,0.5,0.5")
+    plain, scaled, of_checkpoint = sheet(), sheet(*scale), sheet("--checkpoint", checkpoint)
+    assert plain != scaled
+    own = model / "fpsa.json"
+    own.write_text(json.dumps(dict(json.loads(own.read_text()), rope_scale=scale[1])))
+    assert sheet() == scaled and sheet("--rope-scale", "1,1,1") == plain
+    assert sheet("--checkpoint", checkpoint) == of_checkpoint, "a checkpoint alone was scaled by another model's folder"
+
     done = fpsa(*judge, "--attention", "dense", "--schedule", folder / "fps.toml")
     assert done.returncode == 2 and "--schedule: expected --attention auto, sta" in done.stderr
     done = fpsa(*judge, "--attention", "fps", "--schedule", folder / "none.toml")

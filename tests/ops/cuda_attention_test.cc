@@ -13,6 +13,7 @@
 #include "fpsa/kernel/cuda/cuda.h"
 #include "fpsa/kernel/cuda/tiling/work_list.h"
 #include "fpsa/ops/cuda_attention.h"
+#include "fpsa/ops/cuda_names.h"
 #include "fpsa/ops/cuda_plan.h"
 #include "fpsa/ops/cuda_steps.h"
 #include "fpsa/ops/cuda_stream.h"
@@ -144,11 +145,11 @@ TEST(CudaAttention, ReadableAreStridesOfSixteenBytes) {
 }
 
 TEST(CudaAttention, TheKernelsNameSaysItsTypeAndWhetherPairsRan) {
-  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, /*coded=*/true, 2), "attention_fwd_e4m3_sm90a (paired)");
-  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, /*coded=*/true, 1), "attention_fwd_e4m3_sm90a (single)");
-  EXPECT_EQ(cuda_kernel_name(at::kHalf, false, 2), "attention_fwd_f16_sm90a (paired)");
-  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, false, 1), "attention_fwd_bf16_sm90a (single)");
-  EXPECT_EQ(cuda_kernel_name(at::kBFloat16, false, 0), "attention_fwd_bf16_sm90a");
+  EXPECT_EQ(cuda_names(at::kBFloat16, Precision::kE4m3, 2).kernel, "attention_fwd_e4m3_sm90a (paired)");
+  EXPECT_EQ(cuda_names(at::kBFloat16, Precision::kE4m3, 1).kernel, "attention_fwd_e4m3_sm90a (single)");
+  EXPECT_EQ(cuda_names(at::kHalf, Precision::kNone, 2).kernel, "attention_fwd_f16_sm90a (paired)");
+  EXPECT_EQ(cuda_names(at::kBFloat16, Precision::kNone, 1).kernel, "attention_fwd_bf16_sm90a (single)");
+  EXPECT_EQ(cuda_names(at::kBFloat16, Precision::kNone, 0).kernel, "attention_fwd_bf16_sm90a");
 }
 
 TEST(CudaAttention, AProjectionOnTheCpuIsTakenAsBefore) {

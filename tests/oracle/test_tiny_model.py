@@ -1,6 +1,7 @@
 """The embedded model as diffusers sees it: WanPipeline loads the folder and walks to the same latents."""
 
 import pathlib
+import shutil
 import subprocess
 
 import torch
@@ -26,6 +27,22 @@ def test_wan_pipeline_loads_the_folder_and_gives_the_same_latents(fpsa_binary, t
         capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
     assert_close(load_file(tmp_path / "out.safetensors")["final"], expected, tolerance("kPipelineLatents"), "latents")
+
+
+def test_the_adapted_model_runs_with_the_schedule_that_it_carries_without_being_told(fpsa_binary, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL.with_name("tiny_fps"), model)  # what its links point to, as cp -rL does
+    assert not any(path.is_symlink() for path in model.rglob("*"))
+    done = subprocess.run(
+        [fpsa_binary.resolve(), "generate", "--model", model, "--prompt", PROMPT, "--size", "128*128", "--num-frames", "17",
+         "--num-inference-steps", "2", "--explain", "--output", "out.mp4"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "auto: with the checkpoint's fpsa.schedule" in done.stdout + done.stderr
+    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert len(steps) == 2 and all("fps: attention_fwd_e4m3" in step for step in steps), done.stdout
+    assert "granularity (3,4,4); phase 1 of 3" in steps[0] and "phase 3 of 3" in steps[1], done.stdout
+    assert (tmp_path / "out.mp4").stat().st_size > 0
 
 
 def test_the_folder_stays_small():

@@ -106,6 +106,30 @@ def test_explain_names_kernel_pattern_and_reason():
     assert last["pattern"] == "dense" and "phase 2 of 2" in last["reason"] and last["granularity"] == "-"
 
 
+def test_explain_names_the_kernels_of_cuda_for_a_cuda_device_and_says_where_they_cannot_run():
+    schedule = fpsa.Schedule([fpsa.Phase(0.5, TILE, (1, 2, 2)), fpsa.Phase(1.0, TILE, "all", "none")], tile=TILE)
+
+    def kernels(dtype, head_dim=64, schedule=schedule):
+        entries = schedule.explain(GRID, steps=2, layers=1, heads=3, head_dim=head_dim, dtype=dtype, device="cuda:0")
+        return [(entry["kernel"], entry["coder"], entry["isa"]) for entry in entries], [entry["reason"] for entry in entries]
+
+    coded = ("attention_fwd_e4m3_sm90a", "quantize_sm90a", "sm90a")
+    names, reasons = kernels(torch.bfloat16)
+    assert names == [coded, ("attention_fwd_bf16_sm90a", "", "sm90a")]
+    why = fpsa._native.cuda_refusal(0)
+    for reason in reasons:
+        assert ("what would run on cuda:0, not here: " + why in reason) if why else ("not here" not in reason), reason
+    assert kernels(torch.float16)[0] == [coded, ("attention_fwd_f16_sm90a", "", "sm90a")]
+    names, reasons = kernels(torch.float32)  # the products of F32 are not theirs
+    assert names == [coded, ("none", "", "none")] and "refused on cuda:0: dtype: expected bfloat16" in reasons[1]
+    names, reasons = kernels(torch.bfloat16, head_dim=80)
+    assert {name for name, _, _ in names} == {"none"} and "head_dim: expected 64 or 128" in reasons[0]
+    with pytest.raises(ValueError, match="device: expected cpu or cuda, got meta"):
+        schedule.explain(GRID, steps=2, layers=1, heads=3, head_dim=64, device="meta")
+    with pytest.raises(ValueError, match="dtype: expected float32 or bfloat16, or float16 on CUDA, got Half"):
+        schedule.explain(GRID, steps=2, layers=1, heads=3, head_dim=64, dtype=torch.float16)
+
+
 @pytest.mark.parametrize("pattern", [fpsa.Dense(TILE), fpsa.SlidingTile((1, 2, 2), TILE), fpsa.Radial(TILE),
                                      fpsa.SlidingTile("all", TILE)], ids=repr)
 def test_density_is_the_share_of_visible_pairs(pattern):

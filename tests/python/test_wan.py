@@ -61,6 +61,22 @@ def test_grid_and_step_are_those_of_the_run(pipeline):
         fpsa.explain(pipeline)
 
 
+def test_a_model_is_explained_by_the_kernels_of_its_device():
+    model = WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=64, in_channels=4,
+                                  out_channels=4, text_dim=32, freq_dim=32, ffn_dim=96, num_layers=2)
+    applied = fpsa.apply(model, SCHEDULE).at(0, 4)
+    model(**inputs())
+    assert all(entry["kernel"].startswith("attention_fwd_f32") and entry["isa"] != "sm90a" for entry in applied.explain())
+    # Without a card: what a forward on one notes.
+    applied._place.note(GRID, torch.bfloat16, torch.device("cuda", 0))
+    assert {(entry["kernel"], entry["isa"]) for entry in applied.explain()} == {("attention_fwd_bf16_sm90a", "sm90a")}
+    assert "attention_fwd_bf16_sm90a" in fpsa.explain(model)
+    applied.reset()
+    model.to("meta")(**{name: value.to("meta") for name, value in inputs().items()})
+    with pytest.raises(ValueError, match="device: expected cpu or cuda, got meta"):  # so it is the model's that is asked for
+        applied.explain()
+
+
 def test_each_step_of_a_pipeline_attends_by_its_phase(pipeline, monkeypatch):
     calls = calls_of_attention(monkeypatch)
     with fpsa.apply(pipeline, SCHEDULE):

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
+#include <utility>
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/dit_fused.h"
@@ -20,6 +22,8 @@ constexpr double kLongestPeriod = 10000.0;
 // Rows of the feed-forward's hidden layer that exist at once: at 8960 channels in BF16 this is 37 MB, which a
 // last-level cache holds, where a whole 480p video would need 587 MB.
 constexpr int64_t kFeedForwardRows = 2048;
+// Query rows of cross-attention whose scores exist at once: for a prompt of 60 ids and 12 heads 3 MB.
+constexpr int64_t kWeightedRows = 1024;
 
 nn::Init xavier(int64_t in, int64_t out) {
   return nn::Init::uniform(std::sqrt(6.0 / static_cast<double>(in + out)));
@@ -48,8 +52,34 @@ at::Tensor weighted_attention(const at::Tensor& q, const at::Tensor& k, const at
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   at::Tensor scores = at::matmul((q * scale).transpose(1, 2), k.permute({0, 2, 3, 1}));
   const at::Tensor bias = multiplicity.log().unsqueeze(1).unsqueeze(1);
-  const at::Tensor probs = at::softmax(scores.to(bias.scalar_type()) + bias, -1).to(q.scalar_type());
+  const at::Tensor probs = at::softmax(scores + bias, -1).to(q.scalar_type());
   return at::matmul(probs, v.transpose(1, 2)).transpose(1, 2);
+}
+
+// The same without autograd: scores of some rows at a time, and in F32, as the kernels have them.
+at::Tensor weighted_attention_by_rows(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                      const at::Tensor& multiplicity) {
+  const auto wide = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor keys = k.to(wide), values = v.to(wide);
+  at::Tensor out = at::empty_like(q, at::MemoryFormat::Contiguous);
+  for (int64_t begin = 0; begin < q.size(1); begin += kWeightedRows) {
+    const int64_t count = std::min(kWeightedRows, q.size(1) - begin);
+    out.narrow(1, begin, count)
+        .copy_(weighted_attention(q.narrow(1, begin, count).to(wide), keys, values, multiplicity));
+  }
+  return out;
+}
+
+// Text rows that are all zero from some row on, in every sample, are one key: they become one row, whose multiplicity is
+// their number. Where that leaves more than half of the rows they stay, and no multiplicity is defined: the kernels then do
+// as well, in BF16 better than products in F32.
+std::pair<at::Tensor, at::Tensor> merge_padding(const at::Tensor& text) {
+  const at::Tensor used = text.ne(0).any(-1).any(0).nonzero();
+  const int64_t rows = text.size(1), kept = (used.numel() == 0 ? 0 : used.max().item<int64_t>() + 1) + 1;
+  if (2 * kept > rows) return {text, {}};
+  at::Tensor multiplicity = at::ones({text.size(0), kept}, at::kFloat);
+  multiplicity.narrow(1, kept - 1, 1).fill_(static_cast<double>(rows - kept + 1));
+  return {text.narrow(1, 0, kept), multiplicity};
 }
 
 std::vector<at::Tensor> modulation_rows(const at::Tensor& table, const at::Tensor& time) {
@@ -240,7 +270,8 @@ at::Tensor WanDit::run_layer(const Layer& layer, at::Tensor x, const Conditions&
   const at::Tensor k = norm_heads(layer.cross.k(c.text), layer.cross.norm_k, eps, heads, {});
   const at::Tensor v = in_heads(layer.cross.v(c.text));
   if (c.text_multiplicity.defined())
-    attended = weighted_attention(q, k, v, c.text_multiplicity);
+    attended = differentiating() ? weighted_attention(q, k, v, c.text_multiplicity)
+                                 : weighted_attention_by_rows(q, k, v, c.text_multiplicity);
   else if (q.scalar_type() == at::kDouble)  // for which there are no kernels
     attended = ops::composed_attention(q, k, v);
   else
@@ -297,9 +328,13 @@ DitOutput WanDit::forward(const nn::DenoiserInput& input, nn::AttentionMethod& a
 
   Conditions conditions;
   conditions.time = time_proj_(at::silu(time)).view({time.size(0), 6, config_.dim()});
-  conditions.text = text_out_(at::gelu(text_in_(input.text.to(compute_dtype_)), "tanh"));
-  conditions.rope = rope(grid, options.rope_stretch);
+  at::Tensor text = input.text;
   conditions.text_multiplicity = options.text_multiplicity;
+  // Under autograd every row gets a gradient of its own.
+  if (!options.text_multiplicity.defined() && !differentiating())
+    std::tie(text, conditions.text_multiplicity) = merge_padding(text);
+  conditions.text = text_out_(at::gelu(text_in_(text.to(compute_dtype_)), "tanh"));
+  conditions.rope = rope(grid, options.rope_stretch);
 
   DitOutput out;
   at::Tensor x = patchify(input.latents).to(wide);

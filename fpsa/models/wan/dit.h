@@ -26,7 +26,8 @@ struct DitOptions {
   RopeStretch rope_stretch;
   int64_t tap_layer = -1;  // layer whose output states are returned as well; -1: none
   // [B, Lt] F32: how many equal text rows each row stands for; undefined: one each. All rows after a prompt are zero
-  // and give one key, so training passes the prompt and one zero row instead of 512 rows, with the same result.
+  // and give one key, so training passes the prompt and one zero row instead of 512 rows, with the same result. Without
+  // it a forward without autograd merges the zero rows of its input itself.
   at::Tensor text_multiplicity;
 };
 
@@ -46,7 +47,8 @@ class WanDit : public nn::Denoiser {
   ///   Shapes    latents [B, C, T, H, W], T, H, W multiples of the patch; timestep [B]; text [B, Lt, text_dim];
   ///             out [B, C_out, T, H, W] F32
   ///   Units     timestep in [0, 1000]; samples of one batch may differ in it
-  ///   Edges     rows of zeros in the text are attended, as Wan was trained
+  ///   Edges     rows of zeros in the text are attended, as Wan was trained; without autograd those after the longest
+  ///             prompt of a batch are computed as one key, which weighs as much as they do, where that halves the rows
   ///   Numerics  see the head of this file; F32 compute matches diffusers within tolerance::kModelF32
   ///   Autograd  differentiable in the weights, the latents and the text
   ///   Errors    fpsa::Error on a wrong shape or dtype, or a grid axis beyond rope_max_seq_len

@@ -1,13 +1,18 @@
 #include "fpsa/models/wan/dit.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "fpsa/base/check.h"
 #include "fpsa/models/wan/dit_fused.h"
@@ -198,14 +203,77 @@ TEST(WanDit, GradientMatchesFiniteDifferences) {
 TEST(WanDit, OneZeroRowStandsForMany) {
   Model model(small());
   Dense dense;
-  at::NoGradGuard guard;
   nn::DenoiserInput full = make_input();
   full.text.narrow(1, 2, 3).zero_();
+  const at::Tensor every_row = model.dit.predict(full, dense).detach();
+  at::NoGradGuard guard;
   nn::DenoiserInput brief = full;
   brief.text = full.text.narrow(1, 0, 3);
   DitOptions options;
   options.text_multiplicity = at::tensor({1.0F, 1.0F, 3.0F, 1.0F, 1.0F, 3.0F}).view({2, 3});
-  EXPECT_LT(relative(model.dit.forward(brief, dense, options).velocity, model.dit.predict(full, dense)), 1e-5);
+  EXPECT_LT(relative(model.dit.forward(brief, dense, options).velocity, every_row), tolerance::kMergedKeys);
+}
+
+// How many text rows a forward computes on: those that the first linear layer of the text, of 12 channels, is given.
+class TextRows {
+ public:
+  TextRows() {
+    seen = 0;
+    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback([](const at::RecordFunction& call) {
+                                           const auto inputs = call.inputs();
+                                           if (std::string_view(call.name()) == "aten::linear" && inputs[0].isTensor())
+                                             if (const auto& x = inputs[0].toTensor(); x.dim() == 3 && x.size(2) == 12)
+                                               seen = x.size(1);
+                                           return std::unique_ptr<at::ObserverContext>();
+                                         }).needsInputs(true));
+  }
+  ~TextRows() { at::removeCallback(handle_); }
+  int64_t count() const { return seen; }
+
+ private:
+  inline static int64_t seen = 0;
+  at::CallbackHandle handle_;
+};
+
+// What sampling passes: 512 rows, of which the prompts are few. Under autograd every row is a key, without it padding is one.
+TEST(WanDit, PaddingIsOneKeyOfItsWeightWithoutAutograd) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const auto& [first, second] : {std::pair(7, 3), {0, 0}, {0, 40}, {255, 9}, {256, 0}, {512, 9}}) {
+      Model model(small());
+      model.dit.set_compute_dtype(dtype);
+      Dense dense;
+      nn::DenoiserInput input = make_input();
+      input.text = at::zeros({2, 512, 12});
+      at::Generator generator = at::detail::createCPUGenerator(8);
+      for (const auto& [sample, length] : {std::pair(0, first), {1, second}})
+        input.text[sample].narrow(0, 0, length).copy_(at::randn({length, 12}, generator, at::kFloat));
+      const TextRows rows;
+      const at::Tensor every_row = model.dit.predict(input, dense).detach();
+      EXPECT_EQ(rows.count(), 512);
+      at::NoGradGuard guard;
+      const at::Tensor merged = model.dit.predict(input, dense);
+      const int kept = std::max(first, second) + 1;
+      EXPECT_EQ(rows.count(), kept <= 256 ? kept : 512);
+      EXPECT_LT(relative(merged, every_row), dtype == at::kFloat ? tolerance::kMergedKeys : tolerance::kOpsBf16)
+          << first << " and " << second << " rows, " << dtype;
+    }
+}
+
+// More query rows than are computed at a time, and the rest of such a number.
+TEST(WanDit, ManyQueriesAttendToTheTextAsFew) {
+  Model model(small());
+  Dense dense;
+  at::NoGradGuard guard;
+  nn::DenoiserInput input = make_input({500.0F});
+  input.latents = at::randn({1, 4, 2, 64, 72}, at::detail::createCPUGenerator(3), at::kFloat);  // 2,304 tokens
+  input.text = at::zeros({1, 20, 12});
+  input.text[0].narrow(0, 0, 5).fill_(0.7);
+  DitOptions each;  // a weight for every row: nothing is left to merge
+  each.text_multiplicity = at::ones({1, 20});
+  const at::Tensor merged = model.dit.predict(input, dense);
+  EXPECT_LT(relative(merged, model.dit.forward(input, dense, each).velocity), tolerance::kMergedKeys);
+  at::AutoGradMode grad(true);
+  EXPECT_LT(relative(merged, model.dit.predict(input, dense).detach()), tolerance::kMergedKeys);
 }
 
 TEST(WanDit, FreshTrainingInitPredictsZero) {
