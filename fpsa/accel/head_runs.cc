@@ -47,7 +47,8 @@ void add(std::string& text, const std::string& part) {
 }
 
 // What computes a run on a CPU.
-Entries cpu_entries(const HeadRun& run, const std::shared_ptr<const ops::Plan>& plan, int64_t dim, kernel::Dtype dtype) {
+Entries cpu_entries(const HeadRun& run, const std::shared_ptr<const ops::Plan>& plan, int64_t dim,
+                    kernel::Dtype dtype) {
   const auto options = attention_options(run.setting.quant);
   plan::AttentionSpec spec;
   spec.heads = run.count;

@@ -44,8 +44,8 @@ void explain_reason(const std::vector<HeadRun>& runs, const schedule::Schedule& 
 
 /// What one layer will run at one step, without running it: separate quantisation, not fused with norm and rotation.
 ///   Shapes    heads of `dim` channels, of dtype F32 or BF16, on CUDA F16 too
-///   Edges     `device` CUDA: the sm_90a kernels, also where they cannot run, which the reason then says; a call that they
-///             refuse has the kernel "none" and the refusal as part of the reason
+///   Edges     `device` CUDA: the sm_90a kernels, also where they cannot run, which the reason then says; a call that
+///             they refuse has the kernel "none" and the refusal as part of the reason
 ///   Errors    a schedule that is invalid or does not fit the grid, layers or heads; a device or dtype of another kind
 Explain explain_scheduled(const schedule::Schedule& schedule, const nn::AttentionContext& context, int64_t heads,
                           int64_t dim, at::ScalarType dtype, at::Device device = at::kCPU);

@@ -143,8 +143,8 @@ void print(const Arm& arm) {
               bytes_text(arm.process->peak_resident_bytes()).c_str());
 }
 
-// The arms that are asked for, ready to take steps. Clips are encoded in a process before theirs, whose memory so does not
-// count.
+// The arms that are asked for, ready to take steps. Clips are encoded in a process before theirs, whose memory so does
+// not count.
 std::vector<Arm> start_arms(const TrainBenchOptions& options, const train::Recipe& recipe, const fs::path& scratch) {
   const train::Stage stage = recipe.stages[static_cast<size_t>(options.stage - 1)];
   const auto objective_of = [&](const train::Recipe& own) -> std::shared_ptr<train::Objective> {
@@ -203,10 +203,14 @@ void run_train_bench(const TrainBenchOptions& options) {
     cases.push_back(arm.to_json());
     others = std::max(others, arm.median([](const StepTime& t) { return t.others; }));
   }
-  nlohmann::json report = {{"machine", describe_machine()}, {"threads", at::get_num_threads()},
-                           {"recipe", recipe.text},      {"stage", options.stage},
-                           {"tokens", tokens},           {"gradient_checkpointing", recipe.gradient_checkpointing},
-                           {"teacher_left_out", teacher > 0}, {"cases", cases}};
+  nlohmann::json report = {{"machine", describe_machine()},
+                           {"threads", at::get_num_threads()},
+                           {"recipe", recipe.text},
+                           {"stage", options.stage},
+                           {"tokens", tokens},
+                           {"gradient_checkpointing", recipe.gradient_checkpointing},
+                           {"teacher_left_out", teacher > 0},
+                           {"cases", cases}};
   if (arms.size() == 2) {
     report["speed_up"] = arms[0].seconds() / arms[1].seconds();
     report["speed_up_cpu"] = arms[0].cpu() / arms[1].cpu();

@@ -17,8 +17,8 @@ struct TrainBenchOptions {
 };
 
 /// Times forward and backward of the same batches under both attentions in turns, each in a process of its own, and
-/// prints medians, the mean density of the steps, the ratio and each process's peak memory, loading included. Left out are
-/// the optimiser and the teacher of the recipe's distill_weight: they take the same time in both. Windows have the
+/// prints medians, the mean density of the steps, the ratio and each process's peak memory, loading included. Left out
+/// are the optimiser and the teacher of the recipe's distill_weight: they take the same time in both. Windows have the
 /// schedule's own density (a stage's density_steps are ignored). Clips are encoded first, in another process, unless
 /// `latents` has them.
 ///   Requires  that the calling process has one thread

@@ -27,8 +27,8 @@ struct Answer {
   char error[2048] = "";  // empty: none
 };
 
-// Sends or receives exactly `size` bytes; false at the end of the other process. recv is resumed after a signal, poll is
-// not: it is where a signal is noticed.
+// Sends or receives exactly `size` bytes; false at the end of the other process. recv is resumed after a signal, poll
+// is not: it is where a signal is noticed.
 bool receive(int socket, void* data, size_t size) {
   for (size_t done = 0; done < size;) {
     pollfd ready{socket, POLLIN, 0};
@@ -134,10 +134,10 @@ StepTime ArmProcess::answer() {
     const bool known = waitpid(process_, &status, 0) == process_;
     process_ = -1;
     throw Error(join(name_, ": its process ended before it answered",
-                     known && WIFSIGNALED(status) ? join(", by signal ", WTERMSIG(status), " (",
-                                                         strsignal(WTERMSIG(status)),
-                                                         "); if memory ran out, smaller batches need less")
-                                                  : ""));
+                     known && WIFSIGNALED(status)
+                         ? join(", by signal ", WTERMSIG(status), " (", strsignal(WTERMSIG(status)),
+                                "); if memory ran out, smaller batches need less")
+                         : ""));
   }
   throw_if_interrupted();
   FPSA_CHECK(got.error[0] == '\0', name_, ": ", got.error);

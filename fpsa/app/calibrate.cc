@@ -92,8 +92,10 @@ void CalibrationRun::run() {
   if (carried_) schedule.feed_forward = carried_->feed_forward;
   schedule::check_for_grid(schedule, shape_.grid);
   schedule::check_for_model(schedule, model_->dit_config().num_layers, calibration.heads());
-  for (const auto& cut : schedule::cut_axes(schedule, shape_.grid, model_->dit_config().num_layers, calibration.heads()))
-    say("warning: " + cut + " no head sees past its own tile, so nothing passes there; raise --density or give "
+  for (const auto& cut :
+       schedule::cut_axes(schedule, shape_.grid, model_->dit_config().num_layers, calibration.heads()))
+    say("warning: " + cut +
+        " no head sees past its own tile, so nothing passes there; raise --density or give "
         "--candidates without such windows");
   write({options_, prompts_, shape_, loop_, dtype_word(model_->dtype()), budget_of(options_), calibration, table,
          schedule});

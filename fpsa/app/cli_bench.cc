@@ -100,11 +100,11 @@ void add_bench_command(CLI::App& app) {
   add_path(*train, "--recipe", training->recipe, "TOML file of the training run");
   add_path(*train, "--weights", training->weights, "Checkpoint or model folder to start from [random weights]");
   add_path(*train, "--model", training->model, "Model folder whose vae/ and tokenizer/ are used, or that is fine-tuned");
-  add_path(*train, "--latents", training->latents, 
-           "Folder that keeps encoded clips; those of another seed or autoencoder are replaced. Not for recipes with [data], "
+  add_path(*train, "--latents", training->latents,
+           "Folder that keeps encoded clips; those of another seed or autoencoder are replaced. Not for recipes with "
+           "[data], "
            "which have a cache of their own [encoded anew, which takes a while]");
-  add_choice(*train, "--attention", training->attention, {"both", "dense", "fps"},
-             "Which to time [both]");
+  add_choice(*train, "--attention", training->attention, {"both", "dense", "fps"}, "Which to time [both]");
   add_choice(*train, "--gradient-checkpointing", training->gradient_checkpointing, {"recipe", "on", "off"},
              "[as the recipe says]");
   add_integer(*train, "--stage", training->stage, 1, 1000, "Which stage of the recipe");

@@ -16,9 +16,10 @@ namespace fs = std::filesystem;
 
 void add_search_flags(CLI::App& command, CalibrateOptions& options) {
   const std::string group = "Calibration";
-  add_path(command, "--candidates", options.candidates,
-           "TOML: tile and [[candidate]] tables of granularity, window, quant [windows of density 1 to 1/8, "
-           "granularities of a token, a tile, 2x2x2 tiles; with --per head also whole axes beside one tile of the others]")
+  add_path(
+      command, "--candidates", options.candidates,
+      "TOML: tile and [[candidate]] tables of granularity, window, quant [windows of density 1 to 1/8, "
+      "granularities of a token, a tile, 2x2x2 tiles; with --per head also whole axes beside one tile of the others]")
       ->group(group);
   add_choice(command, "--quant", options.quant, {"e4m3", "int8", "none"}, "Precision of the default candidates [e4m3]")
       ->group(group);

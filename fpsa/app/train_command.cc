@@ -149,7 +149,8 @@ double mean_density(const std::vector<accel::Explain>& report) {
   return sum / static_cast<double>(report.size());
 }
 
-// Of the model folder's fpsa.json only rope_scale, where the command line has none: eval has its own defaults for the rest.
+// Of the model folder's fpsa.json only rope_scale, where the command line has none: eval has its own defaults for the
+// rest.
 void take_rope_scale(CLI::App& eval, const fs::path& model) {
   const auto own = model / "fpsa.json";
   if (!fs::is_regular_file(own)) return;
@@ -253,7 +254,7 @@ void add_train_command(CLI::App& app) {
 
   auto* eval = train->add_subcommand("eval", "Judge generated clips of held-out prompts");
   auto judged = std::make_shared<EvalOptions>();
-  add_path(*eval, "--checkpoint", judged->checkpoint, 
+  add_path(*eval, "--checkpoint", judged->checkpoint,
            "training checkpoint, its positions unscaled; without it the model folder's own weights and rope_scale");
   add_path(*eval, "--model", judged->model, "model folder");
   add_path(*eval, "--sheet", judged->sheet, "also write a contact sheet PNG");

@@ -40,8 +40,9 @@ enum class Detail { kPhases, kLayers, kHeads };
 ///
 /// Heads share a layer, and what one cuts another connects. So for kHeads there are also the six windows that see some
 /// axes whole and one tile of the others, in granularity of a tile: within a tile of time, along a row or a column,
-/// through time alone, and the planes of time and one axis. On models/tiny they take the error of a density of 0.25 from
-/// 0.43 to 0.28 (docs/study.md). Sparse VideoGen (arXiv 2502.01776, section 3) calls two of them spatial and temporal heads.
+/// through time alone, and the planes of time and one axis. On models/tiny they take the error of a density of 0.25
+/// from 0.43 to 0.28 (docs/study.md). Sparse VideoGen (arXiv 2502.01776, section 3) calls two of them spatial and
+/// temporal heads.
 ///   Edges     on a small grid several of these are the same work; each is listed once
 CandidateList default_candidates(const Grid& grid, const Grid& tile, Quant quant, Detail detail = Detail::kPhases);
 

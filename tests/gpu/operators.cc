@@ -179,8 +179,8 @@ void check_strides_of_one(const Problem& problem, const at::Device& device) {
   options.out = at::empty_like(even[0]).as_strided(even[0].sizes(), {3, problem.dim, 5, 1});
   const auto got = ops::attention(odd[0], odd[1], odd[2], *plan, options);
   const auto gradients = ops::attention_backward(odd[3], odd[0], odd[1], odd[2], got, *plan, options);
-  FPSA_CHECK(at::equal(got.out, want.out) && at::equal(gradients.q, expected.q) &&
-                 at::equal(gradients.k, expected.k) && at::equal(gradients.v, expected.v),
+  FPSA_CHECK(at::equal(got.out, want.out) && at::equal(gradients.q, expected.q) && at::equal(gradients.k, expected.k) &&
+                 at::equal(gradients.v, expected.v),
              "expected the bits of contiguous tensors, got others");
 }
 

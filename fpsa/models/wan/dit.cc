@@ -70,9 +70,9 @@ at::Tensor weighted_attention_by_rows(const at::Tensor& q, const at::Tensor& k, 
   return out;
 }
 
-// Text rows that are all zero from some row on, in every sample, are one key: they become one row, whose multiplicity is
-// their number. Where that leaves more than half of the rows they stay, and no multiplicity is defined: the kernels then do
-// as well, in BF16 better than products in F32.
+// Text rows that are all zero from some row on, in every sample, are one key: they become one row, whose multiplicity
+// is their number. Where that leaves more than half of the rows they stay, and no multiplicity is defined: the kernels
+// then do as well, in BF16 better than products in F32.
 std::pair<at::Tensor, at::Tensor> merge_padding(const at::Tensor& text) {
   const at::Tensor used = text.ne(0).any(-1).any(0).nonzero();
   const int64_t rows = text.size(1), kept = (used.numel() == 0 ? 0 : used.max().item<int64_t>() + 1) + 1;

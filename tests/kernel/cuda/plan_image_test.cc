@@ -58,9 +58,9 @@ TEST(PlanImage, HoldsTheWorkListAndTheRowsOfSlots) {
       }
 }
 
-// The list for a new window costs under 1% of the call that it is for, once. On this grid the call is predicted at 11.7 ms
-// (docs/gpu/model.md). What counts is the processor time of this thread, which other processes take nothing of, and the least
-// of many, since they do slow its caches; only a gross loss fails.
+// The list for a new window costs under 1% of the call that it is for, once. On this grid the call is predicted at 11.7
+// ms (docs/gpu/model.md). What counts is the processor time of this thread, which other processes take nothing of, and
+// the least of many, since they do slow its caches; only a gross loss fails.
 TEST(PlanImage, ListsForANewWindowTakeAFractionOfACall) {
   const Grid grid = {21, 45, 80}, tile = {6, 8, 8}, window = {6, 6, 1};
   const TileOrder order(grid, tile);

@@ -235,7 +235,8 @@ class TextRows {
   at::CallbackHandle handle_;
 };
 
-// What sampling passes: 512 rows, of which the prompts are few. Under autograd every row is a key, without it padding is one.
+// What sampling passes: 512 rows, of which the prompts are few. Under autograd every row is a key, without it padding
+// is one.
 TEST(WanDit, PaddingIsOneKeyOfItsWeightWithoutAutograd) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
     for (const auto& [first, second] : {std::pair(7, 3), {0, 0}, {0, 40}, {255, 9}, {256, 0}, {512, 9}}) {

@@ -24,9 +24,7 @@ struct Product {
   bool a_rows_along_k = false;
 
   /// The name that calls of it have in a Report and a Mutation, whichever function of ptx/wgmma.h issued it.
-  const char* function() const {
-    return type == kE4m3 ? "wgmma_e4m3" : type == kF16 ? "wgmma_f16" : "wgmma_bf16";
-  }
+  const char* function() const { return type == kE4m3 ? "wgmma_e4m3" : type == kF16 ? "wgmma_f16" : "wgmma_bf16"; }
   int element_bytes() const { return type == kE4m3 ? 1 : 2; }
 };
 

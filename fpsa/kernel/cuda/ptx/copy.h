@@ -33,33 +33,39 @@ FPSA_PTX(void copy_bytes(SharedAddress to, const void* from, uint32_t bytes, Sha
                : "memory");
 })
 
-/// The same copies for several blocks of the cluster, a bit of `blocks` for each rank: the bytes come to the same shared
-/// address in every one and count on the barrier at the same address there. A block may get them before it expects
-/// them, within a phase that its own arrival has yet to end.
+/// The same copies for several blocks of the cluster, a bit of `blocks` for each rank: the bytes come to the same
+/// shared address in every one and count on the barrier at the same address there. A block may get them before it
+/// expects them, within a phase that its own arrival has yet to end.
 FPSA_PTX(void copy_box_2d_multicast(SharedAddress to, const TensorMap& map, int x, int y, SharedAddress barrier,
-                                    uint16_t blocks FPSA_SITE), {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
-      "{%3, %4}], [%2], %5;" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(x), "r"(y), "h"(blocks)
-      : "memory");
-})
+                                    uint16_t blocks FPSA_SITE),
+         {
+           asm volatile(
+               "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+               "[%0], [%1, "
+               "{%3, %4}], [%2], %5;" ::"r"(to),
+               "l"(&map), "r"(barrier), "r"(x), "r"(y), "h"(blocks)
+               : "memory");
+         })
 FPSA_PTX(void copy_box_3d_multicast(SharedAddress to, const TensorMap& map, int x, int y, int z, SharedAddress barrier,
-                                    uint16_t blocks FPSA_SITE), {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
-      "{%3, %4, %5}], [%2], %6;" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks)
-      : "memory");
-})
-FPSA_PTX(void copy_bytes_multicast(SharedAddress to, const void* from, uint32_t bytes, SharedAddress barrier,
-                                   uint16_t blocks FPSA_SITE), {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
-      "%4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
-      : "memory");
-})
+                                    uint16_t blocks FPSA_SITE),
+         {
+           asm volatile(
+               "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+               "[%0], [%1, "
+               "{%3, %4, %5}], [%2], %6;" ::"r"(to),
+               "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks)
+               : "memory");
+         })
+FPSA_PTX(
+    void copy_bytes_multicast(SharedAddress to, const void* from, uint32_t bytes, SharedAddress barrier,
+                              uint16_t blocks FPSA_SITE),
+    {
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+          "%4;" ::"r"(to),
+          "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
+          : "memory");
+    })
 
 /// cp.async.bulk.tensor to global memory; elements outside the array are not written. The shared memory may be used
 /// again after store_commit() and store_wait(); what ordinary stores wrote there needs fence_proxy_async() and a
