@@ -122,15 +122,25 @@ class Mutations : public testing::TestWithParam<Kernel> {
     right_ = run_({}, &report_);
   }
 
+  std::vector<Call> calls_of(const std::set<std::string>& functions) const {
+    std::vector<Call> calls;
+    for (const Call& call : report_.calls)
+      if (functions.contains(call.function)) calls.push_back(call);
+    return calls;
+  }
+
   // Every call of these functions, mutated, must be noticed; returns how many there were.
   int all_noticed(Mutation::Kind kind, const std::set<std::string>& functions) {
-    int count = 0;
-    for (const Call& call : report_.calls) {
-      if (!functions.contains(call.function)) continue;
-      ++count;
+    const auto calls = calls_of(functions);
+    for (const Call& call : calls)
       EXPECT_TRUE(noticed(run_, right_, {kind, call})) << name_of(call);
-    }
-    return count;
+    return static_cast<int>(calls.size());
+  }
+
+  // Of how many of these calls it is noticed that they were dropped.
+  int64_t noticed_when_dropped(const std::vector<Call>& calls) const {
+    return std::ranges::count_if(
+        calls, [&](const Call& call) { return noticed(run_, right_, {Mutation::Kind::kDrop, call}); });
   }
 
   RunKernel run_;
@@ -185,14 +195,9 @@ TEST_P(Mutations, AGroupThatDoesNotWaitForItsTurnIsNoticed) {
 
 // That a consumer never asks for more is for the test of the machine code to see: registers are not emulated.
 TEST_P(Mutations, AProducerThatKeepsItsRegistersIsNoticed) {
-  int found = 0, count = 0;
-  for (const Call& call : report_.calls) {
-    if (call.function != "set_max_registers") continue;
-    ++count;
-    found += noticed(run_, right_, {Mutation::Kind::kDrop, call});
-  }
-  EXPECT_EQ(count, 2);
-  EXPECT_GE(found, 1);
+  const auto calls = calls_of({"set_max_registers"});
+  EXPECT_EQ(calls.size(), 2u);
+  EXPECT_GE(noticed_when_dropped(calls), 1);
 }
 
 TEST_P(Mutations, TheWarpsMeetBeforeTheyLetGo) {
@@ -204,14 +209,9 @@ TEST_P(Mutations, TheWarpsMeetBeforeTheyLetGo) {
   }
   // All threads of BF16's groups have issued their products by then, so only where a group stands by may one of them
   // still be at a stage that its warp lets go of, which these few seeds do not show. The line is E4M3's too.
-  int found = 0, count = 0;
-  for (const Call& call : report_.calls) {
-    if (call.function != "sync_warp") continue;
-    ++count;
-    found += noticed(run_, right_, {Mutation::Kind::kDrop, call});
-  }
-  EXPECT_EQ(count, 3);
-  EXPECT_GE(found, 2);
+  const auto calls = calls_of({"sync_warp"});
+  EXPECT_EQ(calls.size(), 3u);
+  EXPECT_GE(noticed_when_dropped(calls), 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(

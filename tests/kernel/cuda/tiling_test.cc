@@ -14,6 +14,7 @@
 namespace fpsa::kernel::cuda {
 namespace {
 
+using pattern::BlockMask;
 using pattern::Grid;
 using pattern::TileOrder;
 
@@ -75,57 +76,65 @@ TEST(SegmentLayout, AGranularityOfWholeTilesNeedsNoColumnScales) {
   }
 }
 
-// What a work list lets each query see, against the mask.
-TEST(WorkList, EveryRowSeesTheTokensOfItsMaskOnce) {
+// Small grids under several windows: visits the order, the layout, a mask that heads share, and one of a head with that
+// mask and a dense one.
+template <class Visit>
+void for_small_plans(const Visit& visit) {
   for (const Grid& grid : grids()) {
     if (grid.volume() > 40000) continue;
+    const TileOrder order(grid, {3, 4, 8});
+    const SegmentLayout layout(order.tile_begin());
     for (const Grid& window : {Grid{2, 1, 3}, Grid{6, 6, 1}, pattern::kFullWindow}) {
-      const TileOrder order(grid, {3, 4, 8});
-      const SegmentLayout layout(order.tile_begin());
-      const auto one = pattern::sliding_tile(grid, {3, 4, 8}, window);
-      const auto mask = pattern::per_head({one, pattern::dense(grid, {3, 4, 8})});
-      const WorkList work(mask, layout, layout);
-      EXPECT_FALSE(work.shared);
-      std::map<std::pair<int32_t, int32_t>, int> items_of;  // by head and segment
-      std::vector<int64_t> tile_of(static_cast<size_t>(layout.segments()));
-      for (int64_t tile = 0; tile < order.tile_count(); ++tile)
-        for (int32_t s = layout.begin(tile); s < layout.begin(tile + 1); ++s)
-          tile_of[static_cast<size_t>(s)] = tile;
-      for (const WorkItem& item : work.items) {
-        ASSERT_EQ(item.entries % 4, 0);
-        std::vector<int32_t> tiles;
-        int64_t valid = 0;
-        bool ended = false;
-        for (int32_t i = 0; i < item.entries; ++i) {
-          const int32_t entry = work.entries[static_cast<size_t>(item.first_entry + i)];
-          ended = ended || entry == 0;
-          EXPECT_EQ(entry == 0, ended) << "an end inside a list";
-          if (entry == 0) continue;
-          EXPECT_EQ(entry_valid(entry), layout.valid(entry_segment(entry)));
-          EXPECT_EQ(entry_full(entry), entry_valid(entry) == 32);
-          valid += entry_valid(entry);
-          const auto tile = static_cast<int32_t>(tile_of[static_cast<size_t>(entry_segment(entry))]);
-          if (tiles.empty() || tiles.back() != tile) tiles.push_back(tile);
-        }
-        bool gap = false;
-        for (const int32_t segment : item.query_segment) {
-          gap = gap || segment < 0;
-          ASSERT_EQ(segment < 0, gap) << "a gap before the item's last segment";
-          if (segment < 0) continue;
-          ++items_of[{item.head, segment}];
-          const int64_t row = tile_of[static_cast<size_t>(segment)];
-          EXPECT_TRUE(std::ranges::equal(tiles, mask.visible(item.head, row)));
-          int64_t tokens = 0;
-          for (const int32_t tile : mask.visible(item.head, row))
-            tokens += order.tile_tokens(tile);
-          EXPECT_EQ(valid, tokens);
-        }
-      }
-      EXPECT_EQ(static_cast<int64_t>(items_of.size()), 2 * layout.segments());
-      for (const auto& [key, count] : items_of)
-        EXPECT_EQ(count, 1);
+      const auto sliding = pattern::sliding_tile(grid, {3, 4, 8}, window);
+      visit(order, layout, sliding, pattern::per_head({sliding, pattern::dense(grid, {3, 4, 8})}));
     }
   }
+}
+
+// What a work list lets each query see, against the mask.
+TEST(WorkList, EveryRowSeesTheTokensOfItsMaskOnce) {
+  for_small_plans([](const TileOrder& order, const SegmentLayout& layout, const BlockMask&, const BlockMask& mask) {
+    const WorkList work(mask, layout, layout);
+    EXPECT_FALSE(work.shared);
+    std::map<std::pair<int32_t, int32_t>, int> items_of;  // by head and segment
+    std::vector<int64_t> tile_of(static_cast<size_t>(layout.segments()));
+    for (int64_t tile = 0; tile < order.tile_count(); ++tile)
+      for (int32_t s = layout.begin(tile); s < layout.begin(tile + 1); ++s)
+        tile_of[static_cast<size_t>(s)] = tile;
+    for (const WorkItem& item : work.items) {
+      ASSERT_EQ(item.entries % 4, 0);
+      std::vector<int32_t> tiles;
+      int64_t valid = 0;
+      bool ended = false;
+      for (int32_t i = 0; i < item.entries; ++i) {
+        const int32_t entry = work.entries[static_cast<size_t>(item.first_entry + i)];
+        ended = ended || entry == 0;
+        EXPECT_EQ(entry == 0, ended) << "an end inside a list";
+        if (entry == 0) continue;
+        EXPECT_EQ(entry_valid(entry), layout.valid(entry_segment(entry)));
+        EXPECT_EQ(entry_full(entry), entry_valid(entry) == 32);
+        valid += entry_valid(entry);
+        const auto tile = static_cast<int32_t>(tile_of[static_cast<size_t>(entry_segment(entry))]);
+        if (tiles.empty() || tiles.back() != tile) tiles.push_back(tile);
+      }
+      bool gap = false;
+      for (const int32_t segment : item.query_segment) {
+        gap = gap || segment < 0;
+        ASSERT_EQ(segment < 0, gap) << "a gap before the item's last segment";
+        if (segment < 0) continue;
+        ++items_of[{item.head, segment}];
+        const int64_t row = tile_of[static_cast<size_t>(segment)];
+        EXPECT_TRUE(std::ranges::equal(tiles, mask.visible(item.head, row)));
+        int64_t tokens = 0;
+        for (const int32_t tile : mask.visible(item.head, row))
+          tokens += order.tile_tokens(tile);
+        EXPECT_EQ(valid, tokens);
+      }
+    }
+    EXPECT_EQ(static_cast<int64_t>(items_of.size()), 2 * layout.segments());
+    for (const auto& [key, count] : items_of)
+      EXPECT_EQ(count, 1);
+  });
 }
 
 // The pairs of segments that a list computes, by head.
@@ -196,32 +205,27 @@ TEST(WorkList, PlacesCountItemsThenHeadsThenBatches) {
 
 TEST(WorkList, PairsComeFirstAndSeeTheSameKeys) {
   int64_t odd = 0;
-  for (const Grid& grid : grids()) {
-    if (grid.volume() > 40000) continue;
-    for (const Grid& window : {Grid{2, 1, 3}, Grid{6, 6, 1}, pattern::kFullWindow}) {
-      const TileOrder order(grid, {3, 4, 8});
-      const SegmentLayout layout(order.tile_begin());
-      const auto one = pattern::sliding_tile(grid, {3, 4, 8}, window);
-      for (const auto& mask : {one, pattern::per_head({one, pattern::dense(grid, {3, 4, 8})})}) {
-        const WorkList work(mask, layout, layout);
-        ASSERT_EQ(work.paired % 2, 0);
-        std::map<std::tuple<int32_t, int32_t, int32_t>, int> left_over;  // by head and list
-        for (size_t i = 0; i < work.items.size(); ++i) {
-          const WorkItem& item = work.items[i];
-          const bool paired = static_cast<int64_t>(i) < work.paired;
-          const WorkItem& other = work.items[paired ? i ^ 1 : i];
-          EXPECT_EQ(std::tie(item.head, item.first_entry, item.entries),
-                    std::tie(other.head, other.first_entry, other.entries));
-          // An empty list begins where the next one does.
-          EXPECT_TRUE(paired || ++left_over[std::tuple(item.head, item.first_entry, item.entries)] == 1)
-              << "a pair left over";
-          odd += !paired;
-        }
-        EXPECT_TRUE(std::ranges::is_sorted(work.items.begin(), work.items.begin() + work.paired, {}, &WorkItem::head));
-        EXPECT_TRUE(std::ranges::is_sorted(work.items.begin() + work.paired, work.items.end(), {}, &WorkItem::head));
+  for_small_plans([&](const TileOrder&, const SegmentLayout& layout, const BlockMask& shared,
+                      const BlockMask& by_head) {
+    for (const auto& mask : {shared, by_head}) {
+      const WorkList work(mask, layout, layout);
+      ASSERT_EQ(work.paired % 2, 0);
+      std::map<std::tuple<int32_t, int32_t, int32_t>, int> left_over;  // by head and list
+      for (size_t i = 0; i < work.items.size(); ++i) {
+        const WorkItem& item = work.items[i];
+        const bool paired = static_cast<int64_t>(i) < work.paired;
+        const WorkItem& other = work.items[paired ? i ^ 1 : i];
+        EXPECT_EQ(std::tie(item.head, item.first_entry, item.entries),
+                  std::tie(other.head, other.first_entry, other.entries));
+        // An empty list begins where the next one does.
+        EXPECT_TRUE(paired || ++left_over[std::tuple(item.head, item.first_entry, item.entries)] == 1)
+            << "a pair left over";
+        odd += !paired;
       }
+      EXPECT_TRUE(std::ranges::is_sorted(work.items.begin(), work.items.begin() + work.paired, {}, &WorkItem::head));
+      EXPECT_TRUE(std::ranges::is_sorted(work.items.begin() + work.paired, work.items.end(), {}, &WorkItem::head));
     }
-  }
+  });
   EXPECT_GT(odd, 0);
 }
 
